@@ -1,0 +1,232 @@
+"""What people save, and what the product tells them: Rule, RuleDraft, Alert, and how JSON becomes one of them.
+
+JSON from outside is read strictly: no NaN, no Infinity, no doubled keys, no unknown field, no control characters, no
+number where a text belongs. Everything here is frozen.
+"""
+
+import json
+import math
+import unicodedata
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from tapewatch.engine.columns import SECOND_NS
+from tapewatch.engine.metrics import canonical_metric
+from tapewatch.engine.rules import Comparison, Match, RuleSpec, Ruleset
+from tapewatch.errors import Invalid
+
+MAX_CONDITIONS = 64
+DAY_S = 86_400
+
+
+def _plain_text(value: str) -> str:
+    normal = unicodedata.normalize("NFC", value)
+    for character in normal:
+        if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn"}:
+            raise ValueError(f"has a character that cannot be shown (U+{ord(character):04X})")
+    return normal
+
+
+def _metric(value: str) -> str:
+    return canonical_metric(value)
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("is not a finite number")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_plain_text)]
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$")]
+Operator = Literal[">", "<", ">=", "<=", "==", "!="]
+
+
+D = TypeVar("D", bound="Document")
+
+
+class Document(BaseModel):
+    """The strict base of everything that comes from outside."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Condition(Document):
+    """`metric operator value`, such as ``change_pct_5m > 2``."""
+
+    metric: Annotated[str, Field(max_length=64), AfterValidator(_metric)]
+    operator: Operator
+    value: Annotated[float, Field(ge=-1e15, le=1e15), AfterValidator(_finite)]
+
+
+class RuleDraft(Document):
+    """A rule as its author writes it: all conditions must hold (AND)."""
+
+    name: Annotated[Text, Field(min_length=1, max_length=120)]
+    description: Annotated[Text, Field(max_length=2_000)] = ""
+    conditions: Annotated[list[Condition], Field(min_length=1, max_length=MAX_CONDITIONS)]
+    cooldown: Annotated[float, Field(ge=0, le=7 * DAY_S, description="seconds of event time per symbol")] = 0.0
+    enabled: bool = True
+
+
+class Rule(RuleDraft):
+    """A saved rule. `version` rises with each change; an alert names the version that fired."""
+
+    id: Identifier
+    version: Annotated[int, Field(ge=1, le=2**31)] = 1
+    created_at: str = ""
+    updated_at: str = ""
+
+    def spec(self) -> RuleSpec:
+        return RuleSpec(
+            id=self.id,
+            version=self.version,
+            name=self.name,
+            conditions=tuple(Comparison(c.metric, c.operator, c.value) for c in self.conditions),
+            cooldown_ns=round(self.cooldown * SECOND_NS),
+        )
+
+
+def ruleset(number: int, rules: Iterable[Rule]) -> Ruleset:
+    """The enabled rules as the engine takes them."""
+    return Ruleset(number=number, rules=tuple(rule.spec() for rule in rules if rule.enabled))
+
+
+class Alert(msgspec.Struct, frozen=True, omit_defaults=False):
+    """A rule came true for a symbol. The id is derived: the same event has the same id however often it is computed."""
+
+    alert_id: str
+    rule_id: str
+    rule_version: int
+    rule_name: str
+    symbol: str
+    fired_at_ns: int
+    price: float
+    values: dict[str, float]
+    session: str
+    received_ns: int = 0
+    """Wall clock at which ingest had the trades that led here; 0 in a replay."""
+
+    @classmethod
+    def of(cls, match: Match, *, received_ns: int = 0) -> "Alert":
+        return cls(
+            alert_id=match.alert_id,
+            rule_id=match.rule.id,
+            rule_version=match.rule.version,
+            rule_name=match.rule.name,
+            symbol=match.symbol,
+            fired_at_ns=match.fired_at_ns,
+            price=match.price,
+            values=match.values,
+            session=match.session,
+            received_ns=received_ns,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The public form: times as RFC 3339, unknown numbers as null."""
+        return {
+            "alert_id": self.alert_id,
+            "rule_id": self.rule_id,
+            "rule_version": self.rule_version,
+            "rule_name": self.rule_name,
+            "symbol": self.symbol,
+            "fired_at": rfc3339(self.fired_at_ns),
+            "price": known(self.price),
+            "values": {name: known(value) for name, value in self.values.items()},
+            "session": self.session,
+        }
+
+
+def known(value: float) -> float | None:
+    """The number, or None when it is unknown (NaN)."""
+    return None if math.isnan(value) else float(value)
+
+
+def rfc3339(ts_ns: int) -> str:
+    """UTC with nanoseconds, such as ``2013-10-07T13:30:01.000000000Z``."""
+    seconds, nanoseconds = divmod(int(ts_ns), 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+
+
+def _refuse_constant(name: str) -> float:
+    raise Invalid("", f"{name} is not a number that JSON knows")
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise Invalid("", f"the key {key!r} appears twice in one object")
+        seen[key] = value
+    return seen
+
+
+def load_json(text: str | bytes, *, where: str = "") -> Any:
+    """JSON as the standard has it: no NaN, no doubled keys; `Invalid` with line and column otherwise."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise Invalid(where, f"not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        raise Invalid(where, f"not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise Invalid(where, "nested too deeply") from None
+    except Invalid as error:
+        raise Invalid(where, error.why) from None
+    except ValueError:  # an integer of thousands of digits
+        raise Invalid(where, "holds a number with too many digits") from None
+
+
+def parse_document(model: type[D], raw: Any, *, where: str = "") -> D:
+    """`raw` as a `model`, or `Invalid` naming the first field that is wrong."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise Invalid(_path(where, first["loc"]), _reason(first)) from None
+
+
+def _path(where: str, location: tuple[int | str, ...]) -> str:
+    path = where
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += f".{part}" if path else part
+    return path
+
+
+def _reason(error: Any) -> str:
+    kind = error["type"]
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    if kind == "extra_forbidden":
+        return "is not a field of this document"
+    if kind == "missing":
+        return "is missing"
+    text = str(error["msg"])
+    return text[0].lower() + text[1:]
+
+
+def load_rules(text: str | bytes, *, where: str) -> list[Rule]:
+    """The rules of a file: a JSON list of rules, or ``{"rules": [...]}``. A rule without an id takes its place as one."""
+    raw = load_json(text, where=where)
+    if isinstance(raw, dict) and set(raw) == {"rules"}:
+        raw = raw["rules"]
+    if not isinstance(raw, list):
+        raise Invalid(where, 'must be a list of rules, or {"rules": [...]}')
+    rules: list[Rule] = []
+    for index, item in enumerate(raw):
+        place = f"{where}: rules[{index}]"
+        document = item
+        if isinstance(item, dict):
+            document = {"id": f"rule-{index + 1}", "name": str(item.get("id", f"rule {index + 1}")), **item}
+        rule = parse_document(Rule, document, where=place)
+        if any(rule.id == other.id for other in rules):
+            raise Invalid(f"{place}.id", f"{rule.id!r} is already the id of another rule in this file")
+        rules.append(rule)
+    return rules

@@ -1,0 +1,191 @@
+"""Columnar batches: what travels on the tape, and what the engine gives back.
+
+A `Batch` is rows and marks. A row is a trade (or a fact about a symbol); a mark is a point between rows at which the
+watermark advances: "no more trades before this instant are expected". Live ingest writes one mark at the end of each
+batch; a replayed file carries many. A mark belongs to its place among the rows, so that cutting a tape into other
+batches changes nothing.
+
+This module owns the layout. It never interprets a price or a condition.
+"""
+
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+I64 = NDArray[np.int64]
+I32 = NDArray[np.int32]
+F64 = NDArray[np.float64]
+U8 = NDArray[np.uint8]
+U16 = NDArray[np.uint16]
+Bool = NDArray[np.bool_]
+
+SECOND_NS = 1_000_000_000
+MINUTE_NS = 60 * SECOND_NS
+
+
+class Kind(IntEnum):
+    """What a row of a batch says about its symbol."""
+
+    TRADE = 0
+    CANCEL = 1
+    """The trade with this row's `trade_id` never happened. Counted; bars are not recomputed from it yet."""
+    CLOSE_PREV = 2
+    """Reference data: `price` is the previous day's regular close."""
+    HALT = 3
+    RESUME = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Rows of one partition in the order of arrival, and the marks between them.
+
+    `symbols` and `conditions` are dictionaries: `symbol` and `condition` hold indices into them. A feed passes the same
+    dictionary objects with each batch as long as nothing new appears, which lets readers skip the translation.
+    """
+
+    symbols: tuple[str, ...]
+    conditions: tuple[str, ...]
+    """Sale conditions as SIP letters run together, such as ``"@ FT"``; a feed without letters uses its own words."""
+    symbol: I32
+    """Shape (n,): index into `symbols`."""
+    condition: U16
+    """Shape (n,): index into `conditions`."""
+    kind: U8
+    """Shape (n,): a `Kind`."""
+    ts_ns: I64
+    """Shape (n,): the consolidated tape's time (SIP), nanoseconds since the epoch, UTC."""
+    price: F64
+    """Shape (n,): dollars."""
+    size: F64
+    """Shape (n,): shares, fractions allowed."""
+    tape: U8
+    """Shape (n,): ord of A, B or C; 0 when unknown."""
+    exchange: U8
+    """Shape (n,): ord of the SIP participant letter; 0 when unknown."""
+    trade_id: I64
+    """Shape (n,): the exchange's trade id; 0 when the feed has none."""
+    marks_row: I64
+    """Shape (m,), ascending: a mark stands before this row (n: after the last)."""
+    marks_ns: I64
+    """Shape (m,), ascending: the watermark from that mark on."""
+    received_ns: int = 0
+    """Wall clock at which ingest had the batch; 0 in a replay."""
+
+    def __post_init__(self) -> None:
+        for column in fields(self):
+            value = getattr(self, column.name)
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+
+    def __len__(self) -> int:
+        return len(self.ts_ns)
+
+    def rows(self, start: int, stop: int) -> "Batch":
+        """The rows from `start` up to `stop` as a view, with the marks that stand at or after `start` and before `stop`.
+
+        A mark at the very end (`stop == len`) stays with the last piece, so the pieces of a cut add up to the whole.
+        """
+        inside = self.marks_row >= start
+        inside &= (self.marks_row < stop) if stop < len(self) else (self.marks_row <= stop)
+        return replace(
+            self,
+            marks_row=self.marks_row[inside] - start,
+            marks_ns=self.marks_ns[inside],
+            **{name: getattr(self, name)[start:stop] for name in ROW_COLUMNS},
+        )
+
+    def take(self, index: NDArray[Any]) -> "Batch":
+        """The rows at `index` (positions ascending, or a mask); marks keep their place between the rows that stay."""
+        positions = np.flatnonzero(index) if index.dtype == np.bool_ else index
+        return replace(
+            self,
+            marks_row=np.searchsorted(positions, self.marks_row).astype(np.int64),
+            **{name: getattr(self, name)[positions] for name in ROW_COLUMNS},
+        )
+
+
+ROW_COLUMNS = ("symbol", "condition", "kind", "ts_ns", "price", "size", "tape", "exchange", "trade_id")
+_DTYPES: dict[str, Any] = {
+    "symbol": np.int32,
+    "condition": np.uint16,
+    "kind": np.uint8,
+    "ts_ns": np.int64,
+    "price": np.float64,
+    "size": np.float64,
+    "tape": np.uint8,
+    "exchange": np.uint8,
+    "trade_id": np.int64,
+}
+
+
+def make_batch(
+    *,
+    symbols: tuple[str, ...] = (),
+    conditions: tuple[str, ...] = ("",),
+    marks_row: Any = (),
+    marks_ns: Any = (),
+    received_ns: int = 0,
+    **rows: Any,
+) -> Batch:
+    """A `Batch` from columns of any sequence type; columns that are left out are zero."""
+    n = len(rows.get("ts_ns", ()))
+    columns = {
+        name: np.array(rows[name], dtype=dtype) if name in rows else np.zeros(n, dtype)
+        for name, dtype in _DTYPES.items()
+    }
+    return Batch(
+        symbols=symbols,
+        conditions=conditions,
+        marks_row=np.array(marks_row, dtype=np.int64),
+        marks_ns=np.array(marks_ns, dtype=np.int64),
+        received_ns=received_ns,
+        **columns,
+    )
+
+
+def pulse(watermark_ns: int, *, received_ns: int = 0) -> Batch:
+    """A batch without rows: time passed and nothing traded."""
+    return make_batch(marks_row=[0], marks_ns=[watermark_ns], received_ns=received_ns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bars:
+    """One-minute bars, closed or revised, in the order in which they became so.
+
+    A bar covers [ts_ns, ts_ns + one minute). The same (symbol, ts_ns) may come again with a higher `revision`, and then
+    replaces what came before.
+    """
+
+    symbols: tuple[str, ...]
+    symbol: I32
+    ts_ns: I64
+    open: F64
+    high: F64
+    low: F64
+    close: F64
+    volume: F64
+    vwap: F64
+    """Sum of price times size over the trades that set both high/low and volume, by their size; NaN without such."""
+    trade_count: I64
+    """Trades that counted in the volume."""
+    revision: I64
+    """0 when the bar closed; one more each time a late trade changed it."""
+
+    def __len__(self) -> int:
+        return len(self.ts_ns)
+
+
+BAR_COLUMNS = ("symbol", "ts_ns", "open", "high", "low", "close", "volume", "vwap", "trade_count", "revision")
+
+
+def concat_bars(parts: list[Bars]) -> Bars:
+    """All parts in order; they must share one symbol table, of which the longest (the last) is kept."""
+    if len(parts) == 1:
+        return parts[0]
+    return Bars(
+        symbols=parts[-1].symbols if parts else (),
+        **{name: np.concatenate([getattr(p, name) for p in parts]) if parts else np.zeros(0) for name in BAR_COLUMNS},
+    )
