@@ -150,8 +150,8 @@ class Store(Protocol):
         """The position saved with the reader's last effect."""
         ...
 
-    async def rules(self) -> list[Rule]:
-        """All rules that were not deleted, by id."""
+    async def rules(self) -> tuple[int, list[Rule]]:
+        """All rules that were not deleted, by id, and the number of this snapshot, which rises with every change."""
         ...
 
     async def rule(self, rule_id: str) -> Rule:

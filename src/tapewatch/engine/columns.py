@@ -169,16 +169,26 @@ class Bars:
     volume: F64
     vwap: F64
     """Sum of price times size over the trades that set both high/low and volume, by their size; NaN without such."""
+    vwap_volume: F64
+    """Shares behind the VWAP; with it VWAPs of longer windows can be made from bars."""
     trade_count: I64
     """Trades that counted in the volume."""
     revision: I64
-    """0 when the bar closed; one more each time a late trade changed it."""
+    """0 when the bar closed; one more for each late trade that changed it."""
 
     def __len__(self) -> int:
         return len(self.ts_ns)
 
+    def as_closed(self) -> "Bars":
+        """The same bars as if each had closed as it stands."""
+        return replace(self, revision=np.zeros_like(self.revision))
 
-BAR_COLUMNS = ("symbol", "ts_ns", "open", "high", "low", "close", "volume", "vwap", "trade_count", "revision")
+    def take(self, index: NDArray[Any]) -> "Bars":
+        """The bars at these positions."""
+        return Bars(symbols=self.symbols, **{name: getattr(self, name)[index] for name in BAR_COLUMNS})
+
+
+BAR_COLUMNS = ("symbol", "ts_ns", "open", "high", "low", "close", "volume", "vwap", "vwap_volume", "trade_count", "revision")
 
 
 def concat_bars(parts: list[Bars]) -> Bars:

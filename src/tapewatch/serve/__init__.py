@@ -1,0 +1,1 @@
+"""Serving: REST, the WebSocket gateway and the page, over ports only."""

@@ -1,0 +1,372 @@
+"""Bus and hot state inside one process: the default of `tapewatch up`, and what the tests use.
+
+Owns: the newest entries of each stream, the notices that listeners have not taken yet, and the facts that have not
+expired. It never writes to disk, never copies an entry (they are frozen) and never waits for a reader. Both classes
+belong to one event loop and are not thread-safe.
+
+What happens when something is full:
+
+- A stream drops its oldest entry. A reader that needed it gets `PositionLost` and rebuilds from the store.
+- A listener's queue drops its oldest notice, adds to `MemoryBus.notices_dropped` and logs a warning once.
+- The hot state refuses a new key with `Unavailable` until something expires. What it holds is never evicted,
+  because a claim that vanished early could be granted twice.
+
+Streams and the names of topics come from the code and are few, so they are kept as long as the bus; channels and keys
+may be made of users' input, so a channel without a listener and an expired key leave nothing behind.
+"""
+
+import asyncio
+import logging
+import math
+import time
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from heapq import heappop, heappush
+
+import numpy as np
+
+from tapewatch.errors import PositionLost, Unavailable
+from tapewatch.ports import Entry, Position, Ranked
+
+ENTRIES = 4_096
+ENTRIES_BY_TOPIC: Mapping[str, int] = {"board": 4}
+"""A board of ten thousand symbols is about 4 MB, and nobody needs an old one."""
+NOTICES = 1_024
+KEYS = 1_000_000
+TURN = 64
+"""A reader that catches up lets the others run after this many entries."""
+
+log = logging.getLogger(__name__)
+
+
+class _Bell:
+    """Wakes everybody who waits at that moment; ringing costs nothing when nobody does."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def ring(self) -> None:
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        self._waiting.clear()
+
+    async def wait(self) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            await future
+        finally:
+            self._waiting.discard(future)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Stream:
+    """The retained entries; the first of them has the sequence `first`."""
+
+    name: str
+    epoch: int
+    entries: deque[Entry]
+    closed: bool
+    first: int = 1
+    published: _Bell = field(default_factory=_Bell)
+
+    @property
+    def next(self) -> int:
+        return self.first + len(self.entries)
+
+    def append(self, entry: Entry) -> Position:
+        position = Position(self.epoch, self.next)
+        if len(self.entries) == self.entries.maxlen:
+            self.first += 1
+        self.entries.append(entry)
+        self.published.ring()
+        return position
+
+
+class _Reader:
+    """Iterates over a stream. Not a generator, so that a cancelled `anext` keeps its place and may be asked again."""
+
+    __slots__ = ("_next", "_served", "_stream")
+
+    def __init__(self, stream: _Stream, after: Position | None) -> None:
+        self._stream = stream
+        self._served = 0
+        self._next: int | None = None
+        if after is not None:
+            # Sequences start at 1, so a position of another life of the bus becomes 0, which is never retained.
+            self._next = after.sequence + 1 if after.epoch == stream.epoch else 0
+
+    def __aiter__(self) -> "_Reader":
+        return self
+
+    async def __anext__(self) -> tuple[Position, Entry]:
+        stream = self._stream
+        self._served += 1
+        if self._served % TURN == 0:
+            await asyncio.sleep(0)
+        while not stream.closed:
+            if self._next is None:
+                self._next = stream.first
+            sequence = self._next
+            # A position beyond the tail is lost too: waiting for it would silently skip everything up to it.
+            if not stream.first <= sequence <= stream.next:
+                raise PositionLost(
+                    f"{stream.name} holds {stream.first}..{stream.next - 1} of epoch {stream.epoch}; "
+                    f"the reader wanted {sequence}"
+                    if sequence
+                    else f"{stream.name} is in epoch {stream.epoch}; the reader's position is of another"
+                )
+            if sequence < stream.next:
+                self._next = sequence + 1
+                return Position(stream.epoch, sequence), stream.entries[sequence - stream.first]
+            self._served = 0
+            await stream.published.wait()
+        raise StopAsyncIteration
+
+
+class _Listener:
+    """The newest notices of one channel, for one listener."""
+
+    __slots__ = ("__weakref__", "_arrived", "_channel", "_closed", "_dropped", "_notices")
+
+    def __init__(self, channel: str, capacity: int, *, closed: bool) -> None:
+        self._channel = channel
+        self._notices: deque[bytes] = deque(maxlen=capacity)
+        self._arrived = _Bell()
+        self._dropped = False
+        self._closed = closed
+
+    def offer(self, payload: bytes) -> int:
+        """Queue a notice; returns how many older ones had to go (0 or 1)."""
+        dropped = len(self._notices) == self._notices.maxlen
+        if dropped and not self._dropped:
+            self._dropped = True
+            log.warning("a listener of %s is slow; its oldest notices are dropped", self._channel)
+        self._notices.append(payload)
+        self._arrived.ring()
+        return int(dropped)
+
+    def close(self) -> None:
+        self._closed = True
+        self._arrived.ring()
+
+    def __aiter__(self) -> "_Listener":
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._closed:
+            if self._notices:
+                return self._notices.popleft()
+            await self._arrived.wait()
+        raise StopAsyncIteration
+
+
+class MemoryBus:
+    """`Bus` in memory. `epoch` must rise from one life to the next if anybody keeps positions longer than the bus."""
+
+    def __init__(
+        self,
+        *,
+        epoch: int = 1,
+        capacity: int = ENTRIES,
+        capacity_by_topic: Mapping[str, int] = ENTRIES_BY_TOPIC,
+        notices: int = NOTICES,
+    ) -> None:
+        if min(capacity, notices, *capacity_by_topic.values()) < 1:
+            raise ValueError("a bus keeps at least one entry and one notice")
+        self.notices_dropped = 0
+        self._epoch = epoch
+        self._capacity = capacity
+        self._capacity_by_topic = dict(capacity_by_topic)
+        self._notices = notices
+        self._closed = False
+        self._streams: dict[str, _Stream] = {}
+        # Weak, because a listener leaves by dropping its iterator, and nothing else tells us.
+        self._listeners: dict[str, set[weakref.ref[_Listener]]] = {}
+
+    async def publish(self, stream: str, entry: Entry) -> Position:
+        # A turn of the loop comes first, so that a writer which never waits cannot outrun its readers, and so that a
+        # cancelled publish has either not happened or returned.
+        await asyncio.sleep(0)
+        self._check_open()
+        _freeze(entry)
+        return self._stream(stream).append(entry)
+
+    def read(self, stream: str, after: Position | None = None) -> AsyncIterator[tuple[Position, Entry]]:
+        return _Reader(self._stream(stream), after)
+
+    async def tail(self, stream: str) -> Position | None:
+        self._check_open()
+        log_ = self._streams.get(stream)
+        return Position(self._epoch, log_.next - 1) if log_ is not None and log_.entries else None
+
+    async def notify(self, channel: str, payload: bytes) -> None:
+        self._check_open()
+        for reference in tuple(self._listeners.get(channel, ())):
+            listener = reference()
+            if listener is not None:
+                self.notices_dropped += listener.offer(payload)
+
+    def listen(self, channel: str) -> AsyncIterator[bytes]:
+        listener = _Listener(channel, self._notices, closed=self._closed)
+        reference = weakref.ref(listener, partial(self._forget, channel))
+        self._listeners.setdefault(channel, set()).add(reference)
+        return listener
+
+    async def close(self) -> None:
+        self._closed = True
+        for stream in self._streams.values():
+            stream.closed = True
+            stream.entries.clear()
+            stream.published.ring()
+        for references in tuple(self._listeners.values()):
+            for reference in tuple(references):
+                listener = reference()
+                if listener is not None:
+                    listener.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("the bus is closed")
+
+    def _stream(self, name: str) -> _Stream:
+        stream = self._streams.get(name)
+        if stream is None:
+            capacity = self._capacity_by_topic.get(name.partition(":")[0], self._capacity)
+            stream = _Stream(name=name, epoch=self._epoch, entries=deque(maxlen=capacity), closed=self._closed)
+            self._streams[name] = stream
+        return stream
+
+    def _forget(self, channel: str, reference: "weakref.ref[_Listener]") -> None:
+        references = self._listeners.get(channel)
+        if references is not None:
+            references.discard(reference)
+            if not references:
+                del self._listeners[channel]
+
+
+def _freeze(entry: Entry) -> None:
+    """Readers share the entry, so nobody may write to its columns from here on, the publisher included."""
+    for column in fields(entry):
+        value = getattr(entry, column.name)
+        if isinstance(value, np.ndarray):
+            value.setflags(write=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    value: bytes | tuple[Ranked, ...]
+    expires_s: float
+
+
+class MemoryHotState:
+    """`HotState` in memory. No method awaits anything, so each is one step for all tasks of the loop.
+
+    Keys are also filed under the whole second by which they are gone. Every call first empties the seconds that have
+    passed, so what expired is removed by the next call of any kind and each key costs constant time however often it
+    is renewed. An emptied second stays filed until it passes: at most one per second of the longest `ttl_s`.
+    """
+
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic, max_keys: int = KEYS) -> None:
+        self._monotonic = monotonic
+        self._max_keys = max_keys
+        self._closed = False
+        self._facts: dict[str, _Fact] = {}
+        self._due: dict[int, set[str]] = {}
+        self._seconds: list[int] = []
+
+    def __len__(self) -> int:
+        """How many keys are held, those of the running second that have expired already included."""
+        return len(self._facts)
+
+    async def get(self, keys: Sequence[str]) -> list[bytes | None]:
+        now = self._sweep()
+        values = (self._value(key, now) for key in keys)
+        return [value if isinstance(value, bytes) else None for value in values]
+
+    async def put(self, values: Mapping[str, bytes], *, ttl_s: float) -> None:
+        now = self._sweep()
+        self._set(dict(values), now + _positive(ttl_s))
+
+    async def claim(self, key: str, token: str, *, ttl_s: float, renew: bool = False) -> bool:
+        now = self._sweep()
+        held = self._value(key, now)
+        if held is not None and not (renew and held == token.encode()):
+            return False
+        self._set({key: token.encode()}, now + _positive(ttl_s))
+        return True
+
+    async def release(self, key: str, token: str) -> None:
+        now = self._sweep()
+        if self._value(key, now) == token.encode():
+            fact = self._facts.pop(key)
+            self._due[_second(fact.expires_s)].discard(key)
+
+    async def rank(self, key: str, ranking: Sequence[Ranked], *, ttl_s: float) -> None:
+        now = self._sweep()
+        scores = {ranked.member: float(ranked.score) for ranked in ranking}
+        if not all(map(math.isfinite, scores.values())):
+            raise ValueError(f"a score of the ranking {key} is not finite")
+        best_first = sorted((Ranked(*item) for item in scores.items()), key=lambda r: (-r.score, r.member))
+        self._set({key: tuple(best_first)}, now + _positive(ttl_s))
+
+    async def ranking(self, key: str, *, limit: int, offset: int = 0, descending: bool = True) -> list[Ranked]:
+        if limit < 0 or offset < 0:
+            raise ValueError("limit and offset cannot be negative")
+        value = self._value(key, self._sweep())
+        if not isinstance(value, tuple):
+            return []
+        ranking = value if descending else sorted(value, key=lambda r: (r.score, r.member))
+        return list(ranking[offset : offset + limit])
+
+    async def close(self) -> None:
+        self._closed = True
+        self._facts.clear()
+        self._due.clear()
+        self._seconds.clear()
+
+    def _value(self, key: str, now: float) -> bytes | tuple[Ranked, ...] | None:
+        fact = self._facts.get(key)
+        return fact.value if fact is not None and fact.expires_s > now else None
+
+    def _set(self, values: Mapping[str, bytes | tuple[Ranked, ...]], expires_s: float) -> None:
+        facts = self._facts
+        if len(facts) + len(values) > self._max_keys and len(facts.keys() | values.keys()) > self._max_keys:
+            raise Unavailable(f"the hot state is full ({self._max_keys} keys)")
+        second = _second(expires_s)
+        due = self._due.get(second)
+        if due is None:
+            due = self._due[second] = set()
+            heappush(self._seconds, second)
+        for key, value in values.items():
+            old = facts.get(key)
+            if old is not None and (filed := _second(old.expires_s)) != second:
+                self._due[filed].discard(key)
+            due.add(key)
+            facts[key] = _Fact(value, expires_s)
+
+    def _sweep(self) -> float:
+        if self._closed:
+            raise Unavailable("the hot state is closed")
+        now = self._monotonic()
+        while self._seconds and self._seconds[0] <= now:
+            for key in self._due.pop(heappop(self._seconds)):
+                del self._facts[key]
+        return now
+
+
+def _second(expires_s: float) -> int:
+    """The first whole second at which everything that expires at `expires_s` is gone."""
+    return math.ceil(expires_s)
+
+
+def _positive(ttl_s: float) -> float:
+    if not (ttl_s > 0 and math.isfinite(ttl_s)):
+        raise ValueError(f"ttl_s must be positive and finite, not {ttl_s}")
+    return ttl_s

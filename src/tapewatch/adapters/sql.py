@@ -1,0 +1,390 @@
+"""The store in SQL: bars, alerts, rules and readers' positions, durable when a call returns.
+
+Owns connections, transactions and the translation of the database's errors. It never retries (the caller waits and
+does), never caches a row, and creates no table outside `upgrade`.
+
+Statements are SQLAlchemy Core over the tables of `sql_tables`; what only one database knows is in `_url`,
+`_configure_sqlite`, `_insert` and `_translated`. Writes go one at a time, because SQLite has one writer, and each takes
+the write lock before it reads, so that no writer finds halfway that another was first. Reads run beside them on their
+own connections and see the last commit.
+"""
+
+import asyncio
+import math
+import sqlite3
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from tapewatch.adapters import migrations
+from tapewatch.adapters.sql_tables import (
+    alert_history,
+    bars_1m,
+    reader_positions,
+    rule_versions,
+    rules,
+    ruleset_number,
+)
+from tapewatch.documents import Alert, Rule, parse_document
+from tapewatch.engine.columns import BAR_COLUMNS, Bars
+from tapewatch.errors import ConfigError, NotFound, TapewatchError, Unavailable, VersionConflict
+from tapewatch.ports import AlertQuery, Position
+
+CONNECTIONS = 5
+BUSY_S = 5.0
+"""How long a write waits for another process that writes to the same file."""
+ROWS = 2_000
+"""Rows handed to the database at a time, so that the event loop gets its turn inside a long transaction."""
+UNKNOWN_COLUMNS = ("open", "high", "low", "close", "volume", "vwap", "vwap_volume")
+INT64_MAX = 2**63 - 1
+
+
+class SqlStore:
+    """`Store` in a SQLite file. `location` is its path, or a URL such as ``sqlite:///data/tapewatch.db``."""
+
+    def __init__(self, location: str | Path) -> None:
+        self._url = _url(location)
+        self._engine = create_async_engine(self._url, pool_size=CONNECTIONS, max_overflow=0)
+        sa.event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
+        sa.event.listen(self._engine.sync_engine, "begin", _begin_sqlite)
+        self._writing = asyncio.Lock()
+        self._using = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+        self._closed = False
+
+    async def upgrade(self) -> None:
+        async with self._write() as connection:
+            await connection.run_sync(migrations.upgrade)
+
+    async def save_bars(self, bars: Bars, *, reader: str, position: Position | None = None) -> None:
+        insert = _insert(bars_1m)
+        excluded = insert.excluded
+        upsert = insert.on_conflict_do_update(
+            index_elements=[bars_1m.c.symbol, bars_1m.c.ts_ns],
+            set_={name: excluded[name] for name in BAR_COLUMNS[2:]},
+            where=excluded.revision >= bars_1m.c.revision,
+        )
+        async with self._write() as connection:
+            for start in range(0, len(bars), ROWS):
+                await connection.execute(upsert, _bar_rows(bars, start, start + ROWS))
+            await _save_position(connection, reader, position)
+
+    async def bars(
+        self, symbol: str, *, start_ns: int | None = None, end_ns: int | None = None, limit: int = 1000
+    ) -> Bars:
+        newest = (
+            sa.select(*(bars_1m.c[name] for name in BAR_COLUMNS[1:]))
+            .where(bars_1m.c.symbol == symbol, *_between(bars_1m.c.ts_ns, start_ns, end_ns))
+            .order_by(bars_1m.c.ts_ns.desc())
+            .limit(_limit(limit))
+        )
+        async with self._read() as connection:
+            rows = (await connection.execute(newest)).all()
+        columns = zip(*reversed(rows), strict=True) if rows else [()] * len(BAR_COLUMNS[1:])
+        arrays: dict[str, Any] = {
+            name: np.array(column, np.float64 if name in UNKNOWN_COLUMNS else np.int64)
+            for name, column in zip(BAR_COLUMNS[1:], columns, strict=True)
+        }
+        return Bars(symbols=(symbol,), symbol=np.zeros(len(rows), np.int32), **arrays)
+
+    async def save_alerts(
+        self, alerts: Sequence[Alert], *, reader: str, position: Position | None = None
+    ) -> list[Alert]:
+        first = {alert.alert_id: alert for alert in reversed(alerts)}
+        insert = _insert(alert_history).on_conflict_do_nothing(index_elements=[alert_history.c.alert_id])
+        new: set[str] = set()
+        async with self._write() as connection:
+            if first:
+                inserted = await connection.execute(
+                    insert.returning(alert_history.c.alert_id), [_alert_row(alert) for alert in first.values()]
+                )
+                new.update(inserted.scalars())
+            await _save_position(connection, reader, position)
+        return [alert for alert in alerts if alert.alert_id in new and alert is first[alert.alert_id]]
+
+    async def alerts(self, query: AlertQuery) -> list[Alert]:
+        table = alert_history.c
+        newest = sa.select(alert_history).order_by(table.fired_at_ns.desc(), table.alert_id.desc())
+        newest = newest.where(*_between(table.fired_at_ns, query.since_ns, query.until_ns)).limit(_limit(query.limit))
+        if query.symbol is not None:
+            newest = newest.where(table.symbol == query.symbol)
+        if query.rule_id is not None:
+            newest = newest.where(table.rule_id == query.rule_id)
+        if query.before is not None:
+            fired_at_ns, alert_id = query.before
+            last_seen = sa.tuple_(sa.literal(_int64(fired_at_ns), sa.BigInteger), sa.literal(alert_id))
+            newest = newest.where(sa.tuple_(table.fired_at_ns, table.alert_id) < last_seen)
+        async with self._read() as connection:
+            return [_alert(row) for row in (await connection.execute(newest)).mappings()]
+
+    async def alert(self, alert_id: str) -> Alert:
+        async with self._read() as connection:
+            found = await connection.execute(sa.select(alert_history).where(alert_history.c.alert_id == alert_id))
+            row = found.mappings().one_or_none()
+        if row is None:
+            raise NotFound(f"there is no alert {alert_id}")
+        return _alert(row)
+
+    async def position(self, reader: str) -> Position | None:
+        table = reader_positions.c
+        async with self._read() as connection:
+            found = await connection.execute(sa.select(table.epoch, table.sequence).where(table.reader == reader))
+            row = found.one_or_none()
+        return None if row is None else Position(row.epoch, row.sequence)
+
+    async def rules(self) -> tuple[int, list[Rule]]:
+        # One statement, so that the number and the rules are of the same moment on every database.
+        newest = (
+            sa.join(rules, rule_versions, _is_newest_version())
+            .select()
+            .with_only_columns(rules.c.rule_id, rule_versions.c.document)
+            .where(rules.c.deleted.is_(False))
+            .subquery()
+        )
+        snapshot = (
+            sa.select(ruleset_number.c.number, newest.c.document)
+            .select_from(ruleset_number.outerjoin(newest, sa.true()))
+            .order_by(newest.c.rule_id)
+        )
+        async with self._read() as connection:
+            rows = (await connection.execute(snapshot)).all()
+        return rows[0].number, [_rule(row.document) for row in rows if row.document is not None]
+
+    async def rule(self, rule_id: str) -> Rule:
+        newest = (
+            sa.select(rule_versions.c.document)
+            .join(rules, _is_newest_version())
+            .where(rules.c.rule_id == rule_id, rules.c.deleted.is_(False))
+        )
+        async with self._read() as connection:
+            document = (await connection.execute(newest)).scalar_one_or_none()
+        if document is None:
+            raise NotFound(f"there is no rule {rule_id}")
+        return _rule(document)
+
+    async def save_rule(self, rule: Rule) -> Rule:
+        stored = rule
+        async with self._write() as connection:
+            if rule.version == 1:
+                # An id that was deleted stays taken: its alerts and versions are still there and speak of that rule.
+                created = _insert(rules).on_conflict_do_nothing(index_elements=[rules.c.rule_id])
+                row = {"rule_id": rule.id, "version": 1, "created_at": rule.created_at, "deleted": False}
+                if (await connection.execute(created.returning(rules.c.rule_id), row)).first() is None:
+                    raise VersionConflict(f"there is or was a rule {rule.id} already")
+            else:
+                changed = (
+                    sa.update(rules)
+                    .where(
+                        rules.c.rule_id == rule.id,
+                        rules.c.version == rule.version - 1,
+                        rules.c.deleted.is_(False),
+                    )
+                    .values(version=rule.version)
+                    .returning(rules.c.created_at)
+                )
+                created_at = (await connection.execute(changed)).scalar_one_or_none()
+                if created_at is None:
+                    raise VersionConflict(f"version {rule.version} of rule {rule.id} does not follow the stored one")
+                stored = rule.model_copy(update={"created_at": created_at})
+            await connection.execute(
+                sa.insert(rule_versions),
+                {"rule_id": stored.id, "version": stored.version, "document": stored.model_dump(mode="json")},
+            )
+            await _raise_ruleset_number(connection)
+        return stored
+
+    async def delete_rule(self, rule_id: str) -> None:
+        deleted = (
+            sa.update(rules)
+            .where(rules.c.rule_id == rule_id, rules.c.deleted.is_(False))
+            .values(deleted=True)
+            .returning(rules.c.rule_id)
+        )
+        async with self._write() as connection:
+            if (await connection.execute(deleted)).first() is None:
+                raise NotFound(f"there is no rule {rule_id}")
+            await _raise_ruleset_number(connection)
+
+    async def close(self) -> None:
+        """Refuse new calls, let the running ones end, and let go of the file."""
+        self._closed = True
+        await self._unused.wait()
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _write(self) -> AsyncIterator[AsyncConnection]:
+        async with self._in_use(), self._writing, self._engine.connect() as connection:
+            await connection.execution_options(tapewatch_writes=True)
+            async with connection.begin():
+                yield connection
+
+    @asynccontextmanager
+    async def _read(self) -> AsyncIterator[AsyncConnection]:
+        async with self._in_use(), self._engine.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _in_use(self) -> AsyncIterator[None]:
+        if self._closed:
+            raise Unavailable("the store is closed")
+        self._using += 1
+        self._unused.clear()
+        try:
+            yield
+        except (exc.DBAPIError, exc.TimeoutError) as error:
+            remedy = _translated(error, self._url)
+            if remedy is None:  # a broken invariant of ours, which must not look like the database's fault
+                raise
+            raise remedy from error
+        finally:
+            self._using -= 1
+            if self._using == 0:
+                self._unused.set()
+
+
+def _url(location: str | Path) -> URL:
+    if isinstance(location, str) and "://" in location:
+        try:
+            url = make_url(location)
+        except exc.ArgumentError:
+            raise ConfigError("the store's address is not a URL that a database could have") from None
+        if url.get_backend_name() != "sqlite":
+            raise ConfigError(f"the store cannot be in {url.get_backend_name()}; only sqlite:///PATH is built")
+        url = url.set(drivername="sqlite+aiosqlite")
+    else:
+        url = URL.create("sqlite+aiosqlite", database=str(location))
+    if not url.database or url.database == ":memory:" or "mode" in url.query:
+        # Connections to a memory database share one transaction or none at all, and neither is this contract.
+        raise ConfigError("the store must be a file; a temporary directory serves for a trial")
+    return url
+
+
+def _configure_sqlite(connection: Any, _: object) -> None:
+    # The driver would begin transactions by its own rules, which leave reads outside of them; `_begin_sqlite` does it.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {round(BUSY_S * 1000)}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("tapewatch_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _insert(table: sa.Table) -> sqlite.Insert:
+    """An INSERT that knows ON CONFLICT, which Core leaves to the dialects (PostgreSQL's is spelled the same)."""
+    return sqlite.insert(table)
+
+
+def _translated(error: exc.DBAPIError | exc.TimeoutError, url: URL) -> TapewatchError | None:
+    """The error that tells the caller what to do; None for a mistake in our own statements or rows."""
+    if isinstance(error, exc.TimeoutError):
+        return Unavailable("all connections to the store are busy")
+    cause = error.orig
+    code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}:
+        return ConfigError(f"the store {url.database} cannot be opened for writing: {cause}")
+    if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+        return ConfigError(f"the store {url.database} is not a database or is damaged: {cause}; restore a backup")
+    if code == sqlite3.SQLITE_ERROR and "no such table" in str(cause):
+        return ConfigError(f"the store {url.database} has no tables yet: run `tapewatch db upgrade`")
+    if code == sqlite3.SQLITE_ERROR or isinstance(error, (exc.IntegrityError, exc.ProgrammingError, exc.DataError)):
+        return None
+    return Unavailable(f"the store {url.database} does not answer: {cause}")
+
+
+def _bar_rows(bars: Bars, start: int, stop: int) -> list[dict[str, Any]]:
+    columns: dict[str, list[Any]] = {name: getattr(bars, name)[start:stop].tolist() for name in BAR_COLUMNS}
+    columns["symbol"] = [bars.symbols[index] for index in columns["symbol"]]
+    for name in UNKNOWN_COLUMNS:
+        if np.isnan(getattr(bars, name)[start:stop]).any():
+            columns[name] = [_null(value) for value in columns[name]]
+    return [dict(zip(BAR_COLUMNS, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _alert_row(alert: Alert) -> dict[str, Any]:
+    return {
+        "alert_id": alert.alert_id,
+        "rule_id": alert.rule_id,
+        "rule_version": int(alert.rule_version),
+        "rule_name": alert.rule_name,
+        "symbol": alert.symbol,
+        "fired_at_ns": int(alert.fired_at_ns),
+        "price": _null(alert.price),
+        "values": {name: _json_number(value) for name, value in alert.values.items()},
+        "session": alert.session,
+        "received_ns": int(alert.received_ns),
+    }
+
+
+def _alert(row: Mapping[Any, Any]) -> Alert:
+    values = {name: _nan(value) for name, value in row["values"].items()}
+    return Alert(**{**row, "price": _nan(row["price"]), "values": values})
+
+
+def _rule(document: Any) -> Rule:
+    return parse_document(Rule, document, where=f"stored rule {document.get('id')}")
+
+
+def _null(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _json_number(value: float) -> float | str | None:
+    """JSON knows no infinity; its name is a text that `float` reads back."""
+    return str(value) if math.isinf(value) else _null(value)
+
+
+def _nan(value: float | str | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _int64(value: int) -> int:
+    """The nearest number that fits a column: what people ask for may have any size."""
+    return max(-INT64_MAX - 1, min(INT64_MAX, value))
+
+
+def _limit(limit: int) -> int:
+    return max(0, min(INT64_MAX, limit))
+
+
+def _between(column: sa.Column[int], start_ns: int | None, end_ns: int | None) -> list[sa.ColumnElement[bool]]:
+    conditions: list[sa.ColumnElement[bool]] = []
+    if start_ns is not None:
+        conditions.append(column >= _int64(start_ns) if start_ns <= INT64_MAX else sa.false())
+    if end_ns is not None:
+        conditions.append(column < _int64(end_ns) if end_ns <= INT64_MAX else sa.true())
+    return conditions
+
+
+def _is_newest_version() -> sa.ColumnElement[bool]:
+    return sa.and_(rules.c.rule_id == rule_versions.c.rule_id, rules.c.version == rule_versions.c.version)
+
+
+async def _save_position(connection: AsyncConnection, reader: str, position: Position | None) -> None:
+    if position is None:
+        return
+    insert = _insert(reader_positions).values(reader=reader, epoch=position.epoch, sequence=position.sequence)
+    await connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=[reader_positions.c.reader],
+            set_={"epoch": insert.excluded.epoch, "sequence": insert.excluded.sequence},
+        )
+    )
+
+
+async def _raise_ruleset_number(connection: AsyncConnection) -> None:
+    await connection.execute(sa.update(ruleset_number).values(number=ruleset_number.c.number + 1))

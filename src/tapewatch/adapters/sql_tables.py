@@ -1,0 +1,105 @@
+"""The tables of the store, as the newest migration leaves them.
+
+Owns names, types, keys and indexes, for every SQL database. It never says how a row is written or read (`sql.py`) and
+never changes a database (`migrations`); a test holds tables and migrations together.
+
+Times are nanoseconds since the epoch in 64 bits. A number that is unknown (NaN in the engine) is NULL.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+bars_1m = Table(
+    "bars_1m",
+    metadata,
+    Column("symbol", Text, nullable=False),
+    Column("ts_ns", BigInteger, nullable=False),
+    Column("open", Double),
+    Column("high", Double),
+    Column("low", Double),
+    Column("close", Double),
+    Column("volume", Double),
+    Column("vwap", Double),
+    Column("vwap_volume", Double),
+    Column("trade_count", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    PrimaryKeyConstraint("symbol", "ts_ns"),
+)
+
+alert_history = Table(
+    "alert_history",
+    metadata,
+    Column("alert_id", Text, nullable=False),
+    Column("rule_id", Text, nullable=False),
+    Column("rule_version", BigInteger, nullable=False),
+    Column("rule_name", Text, nullable=False),
+    Column("symbol", Text, nullable=False),
+    Column("fired_at_ns", BigInteger, nullable=False),
+    Column("price", Double),
+    Column("values", JSON, nullable=False),
+    Column("session", Text, nullable=False),
+    Column("received_ns", BigInteger, nullable=False),
+    PrimaryKeyConstraint("alert_id"),
+    # Newest first, by the last seen (fired_at_ns, alert_id): each index walks backwards through exactly its answer.
+    Index(None, "fired_at_ns", "alert_id"),
+    Index(None, "symbol", "fired_at_ns", "alert_id"),
+    Index(None, "rule_id", "fired_at_ns", "alert_id"),
+)
+
+rules = Table(
+    "rules",
+    metadata,
+    Column("rule_id", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    PrimaryKeyConstraint("rule_id"),
+)
+
+rule_versions = Table(
+    "rule_versions",
+    metadata,
+    Column("rule_id", Text, ForeignKey(rules.c.rule_id), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("document", JSON, nullable=False),
+    PrimaryKeyConstraint("rule_id", "version"),
+)
+
+# One row. Every change of a rule raises it in the same transaction, which also puts those changes into one order.
+ruleset_number = Table(
+    "ruleset_number",
+    metadata,
+    Column("id", Integer, nullable=False, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    PrimaryKeyConstraint("id"),
+)
+
+reader_positions = Table(
+    "reader_positions",
+    metadata,
+    Column("reader", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    PrimaryKeyConstraint("reader"),
+)

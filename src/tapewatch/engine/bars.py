@@ -1,0 +1,336 @@
+"""One-minute bars from the tape: live, closed, revised.
+
+Two minutes are open at once. Minute M closes when the watermark passes its end by `lateness_ns`; a print that comes
+later revises the closed bar as long as it is not older than `REACH_MINUTES`. Time comes from the tape's marks only.
+
+The ring holds the last minutes of all symbols; a late print is booked in the same way as one in time.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from tapewatch.engine.calendar import Phase, SessionAt, TradingDays
+from tapewatch.engine.candles import Candles, Prints
+from tapewatch.engine.columns import F64, I64, MINUTE_NS, SECOND_NS, U8, Bars, Batch, Bool, Kind, concat_bars
+from tapewatch.engine.conditions import TAPE_CLASS, TAPES, Effect, EffectTable, Profile
+from tapewatch.engine.symbols import Index, SymbolTable
+
+REACH_MINUTES = 30
+NEVER_NS = 2**62
+LATENESS_NS = 2 * SECOND_NS
+_ANY = int(Effect.OPEN | Effect.HIGH_LOW | Effect.LAST | Effect.VOLUME)
+_SPECIAL = int(Effect.OFFICIAL_OPEN | Effect.OFFICIAL_CLOSE | Effect.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A batch translated once: the engine's own symbol indices, and where each row's effects stand in the table."""
+
+    kind: U8
+    plain: bool
+    """All rows are trades."""
+    symbol: Index
+    code: Index
+    """tape class * conditions + condition."""
+    codes: int
+    """TAPES * conditions: what a phase is multiplied with."""
+    table: U8
+    ts_ns: I64
+    price: F64
+    size: F64
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run of rows did: its prints with an effect, and the closed bars that it revised."""
+
+    symbol: Index
+    minute: I64
+    effect: U8
+    prints: Prints
+    revised: dict[int, Index]
+    """Closed minute -> symbols whose bar changed."""
+
+
+class BarBuilder:
+    """`add` books rows, `close_minute` closes the oldest open minute; the caller minds the marks (or uses `step`)."""
+
+    def __init__(
+        self,
+        *,
+        days: TradingDays,
+        profile: Profile,
+        lateness_ns: int = LATENESS_NS,
+        minutes: int = 32,
+    ) -> None:
+        if not 0 <= lateness_ns < MINUTE_NS:
+            raise ValueError("lateness must be at least zero and less than a minute")
+        if minutes < REACH_MINUTES + 2 or minutes & (minutes - 1):
+            raise ValueError(f"minutes must be a power of two and at least {REACH_MINUTES + 2}")
+        self.days = days
+        self.lateness_ns = lateness_ns
+        self.symbols = SymbolTable()
+        self.candles = Candles(minutes, self.symbols.capacity)
+        self.tally: Counter[str] = Counter()
+        """Counts by what became of a row."""
+        self.first_minute: int | None = None
+        """The minute (since the epoch) in which this tape began."""
+        self.open_minute = 0
+        """The older of the two open minutes."""
+        self.next_close_ns: int = NEVER_NS
+        """Event time at which it closes."""
+        self._table = EffectTable(profile)
+        self._mask = minutes - 1
+        self._revision = np.full((minutes, self.symbols.capacity), 0)
+        self._phase = np.full(minutes, 0, np.intp)
+        self._newest_ns = -1
+        self._newest_minute = -1
+        self._session: SessionAt | None = None
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def begin(self, ts_ns: int) -> None:
+        """The first instant of the tape, row or mark: which minutes are open."""
+        if self.first_minute is not None:
+            return
+        self.open_minute = (ts_ns - self.lateness_ns) // MINUTE_NS
+        self.first_minute = ts_ns // MINUTE_NS
+        for minute in range(self.open_minute - REACH_MINUTES, self.open_minute + 2):
+            self._open(minute)
+        self.next_close_ns = (self.open_minute + 1) * MINUTE_NS + self.lateness_ns
+
+    def close_minute(self) -> Bars:
+        """Close the older open minute and open one more; its bars, in the order of symbols."""
+        minute = self.open_minute
+        row = minute & self._mask
+        bars = self.bars_of(minute, self.candles.complete(row, len(self.symbols)))
+        self.open_minute = minute + 1
+        self._open(minute + 2)
+        self.next_close_ns += MINUTE_NS
+        return bars
+
+    def skip_empty(self, watermark_ns: int) -> None:
+        """Jump over minutes without a print, which close without bars; a night costs no more than a minute."""
+        target = (watermark_ns - self.lateness_ns) // MINUTE_NS
+        if self._newest_minute >= self.open_minute or target <= self.open_minute:
+            return
+        opened = self.open_minute + 2
+        self.open_minute = target
+        for minute in range(max(opened, target - REACH_MINUTES), target + 2):
+            self._open(minute)
+        self.next_close_ns = (target + 1) * MINUTE_NS + self.lateness_ns
+
+    def session_of(self, minute: int) -> SessionAt:
+        ts_ns = minute * MINUTE_NS
+        if self._session is None or not self._session.start_ns <= ts_ns < self._session.end_ns:
+            self._session = self.days.at(ts_ns)
+        return self._session
+
+    def row(self, minute: int) -> int:
+        return minute & self._mask
+
+    def _open(self, minute: int) -> None:
+        row = minute & self._mask
+        self.candles.reset(row)
+        self._revision[row] = 0
+        self._phase[row] = self.session_of(minute).phase(minute)
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
+    def rows(self, batch: Batch) -> Rows:
+        """Translate a batch; arrays grow here when it brings new symbols."""
+        translation = self.symbols.translate(batch.symbols)
+        if self.symbols.capacity > self.candles.capacity:
+            self._resize(self.symbols.capacity)
+        conditions = len(batch.conditions)
+        code = TAPE_CLASS[batch.tape]
+        code *= conditions
+        code += batch.condition
+        return Rows(
+            kind=batch.kind,
+            plain=not batch.kind.any(),
+            symbol=translation[batch.symbol],
+            code=code,
+            codes=TAPES * conditions,
+            table=self._table.lookup(batch.conditions),
+            ts_ns=batch.ts_ns,
+            price=batch.price,
+            size=batch.size,
+        )
+
+    def add(self, rows: Rows, start: int, stop: int) -> Run | None:
+        """Book the trades among these rows; None if none of them has any effect."""
+        symbol, code = rows.symbol[start:stop], rows.code[start:stop]
+        ts_ns, price, size = rows.ts_ns[start:stop], rows.price[start:stop], rows.size[start:stop]
+        if not rows.plain:
+            trades = np.flatnonzero(rows.kind[start:stop] == Kind.TRADE)
+            symbol, code, ts_ns, price, size = (x[trades] for x in (symbol, code, ts_ns, price, size))
+        valid = (price > 0) & (price < np.inf) & (size > 0) & (size < np.inf)
+        if not valid.all():
+            keep = self._refuse(valid, price, size)
+            symbol, code, ts_ns, price, size = (x[keep] for x in (symbol, code, ts_ns, price, size))
+        if not len(ts_ns):
+            return None
+        minute = ts_ns // MINUTE_NS
+        oldest, newest = int(minute.min()), int(minute.max())
+        if oldest < self.open_minute - REACH_MINUTES or newest > self.open_minute + 1:
+            keep = self._out_of_reach(minute)
+            symbol, code, ts_ns, price, size, minute = (x[keep] for x in (symbol, code, ts_ns, price, size, minute))
+            if not len(ts_ns):
+                return None
+        effect = rows.table[self._phase[minute & self._mask] * rows.codes + code]
+        if (effect & _SPECIAL).any() or not size.all():
+            effect, ts_ns, minute = self._special(effect, ts_ns, minute, size)
+        return self._book(symbol, minute, effect, ts_ns, price, size)
+
+    def _book(self, symbol: Index, minute: I64, effect: U8, ts_ns: I64, price: F64, size: F64) -> Run | None:
+        counted = int(np.count_nonzero(effect & _ANY))
+        self.tally["trades"] += len(effect)
+        if counted < len(effect):
+            self.tally["without_effect"] += len(effect) - counted
+            keep = np.flatnonzero(effect & _ANY)
+            symbol, minute, effect, ts_ns, price, size = (x[keep] for x in (symbol, minute, effect, ts_ns, price, size))
+            if not counted:
+                return None
+        ordered = bool(ts_ns[0] >= self._newest_ns and np.all(ts_ns[1:] >= ts_ns[:-1]))
+        self._newest_ns = max(self._newest_ns, int(ts_ns[-1] if ordered else ts_ns.max()))
+        prints = Prints.of(ts_ns=ts_ns, price=price, size=size, effect=effect, ordered=ordered)
+        self.tally["volume_only"] += len(effect) - len(prints.extremes)
+        flat = (minute & self._mask) * self.candles.capacity + symbol
+        self.candles.add(flat, prints)
+        revised: dict[int, Index] = {}
+        self._newest_minute = max(self._newest_minute, int(minute.max()))
+        if int(minute.min()) < self.open_minute:
+            late = np.flatnonzero(minute < self.open_minute)
+            self.tally["late"] += len(late)
+            np.add.at(self._revision.reshape(-1), flat[late], 1)
+            for closed in np.unique(minute[late]):
+                revised[int(closed)] = np.unique(symbol[late][minute[late] == closed])
+        if (effect & Effect.OFFICIAL_OPEN).any():
+            self._book_official_opens(flat, effect, prints)
+        return Run(symbol=symbol, minute=minute, effect=effect, prints=prints, revised=revised)
+
+    def _book_official_opens(self, flat: Index, effect: U8, prints: Prints) -> None:
+        """The official open stands before everything else of its minute."""
+        rows = np.flatnonzero(effect & Effect.OFFICIAL_OPEN)
+        self.candles.open.reshape(-1)[flat[rows]] = prints.price[rows]
+        self.candles.open_ts.reshape(-1)[flat[rows]] = -1
+
+    def _refuse(self, valid: Bool, price: F64, size: F64) -> Index:
+        """Positions that stay: valid ones, and records of size zero (an official price may have no volume)."""
+        bad_price = ~((price > 0) & (price < np.inf))
+        bad_size = ~((size >= 0) & (size < np.inf))
+        self.tally["rejected_price"] += int(np.count_nonzero(bad_price))
+        self.tally["rejected_size"] += int(np.count_nonzero(bad_size & ~bad_price))
+        return np.flatnonzero(valid | ~(bad_price | bad_size))
+
+    def _out_of_reach(self, minute: I64) -> Index:
+        too_late = minute < self.open_minute - REACH_MINUTES
+        too_early = minute > self.open_minute + 1
+        self.tally["too_late"] += int(np.count_nonzero(too_late))
+        self.tally["future"] += int(np.count_nonzero(too_early))
+        return np.flatnonzero(~(too_late | too_early))
+
+    def _special(self, effect: U8, ts_ns: I64, minute: I64, size: F64) -> tuple[U8, I64, I64]:
+        self.tally["unknown_condition"] += int(np.count_nonzero(effect & Effect.UNKNOWN))
+        # A print that should count in the volume but has none is an administrative record.
+        effect = np.where((size == 0) & (effect & Effect.VOLUME != 0), 0, effect).astype(np.uint8)
+        closing = np.flatnonzero(effect & Effect.OFFICIAL_CLOSE)
+        if len(closing):
+            ts_ns, minute = ts_ns.copy(), minute.copy()
+            for position in closing:
+                session = self.session_of(int(minute[position]))
+                if minute[position] * MINUTE_NS >= session.start_ns:
+                    ts_ns[position] = session.start_ns - 1
+            minute[closing] = ts_ns[closing] // MINUTE_NS
+            reachable = minute >= self.open_minute - REACH_MINUTES
+            self.tally["too_late"] += int(np.count_nonzero(~reachable))
+            effect[~reachable] = 0
+        return effect, ts_ns, minute
+
+    # -- bars ---------------------------------------------------------------------------------------------------------
+
+    def bars_of(self, minute: int, symbols: Index) -> Bars:
+        """The bars of these symbols in a minute of the ring, as they stand."""
+        row = minute & self._mask
+        c = self.candles
+        weight = c.weight[row, symbols]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            vwap = c.value[row, symbols] / weight
+        return Bars(
+            symbols=self.symbols.names,
+            symbol=symbols.astype(np.int32),
+            ts_ns=np.full(len(symbols), minute * MINUTE_NS, np.int64),
+            open=c.open[row, symbols],
+            high=c.high[row, symbols],
+            low=c.low[row, symbols],
+            close=c.close[row, symbols],
+            volume=c.volume[row, symbols],
+            vwap=vwap,
+            vwap_volume=weight,
+            trade_count=c.count[row, symbols],
+            revision=self._revision[row, symbols],
+        )
+
+    def revised_bars(self, run: Run) -> list[Bars]:
+        """The revised bars of a run; one that still lacks a price is none."""
+        parts = []
+        for minute, symbols in run.revised.items():
+            complete = np.intersect1d(symbols, self.candles.complete(minute & self._mask, len(self.symbols)))
+            if len(complete):
+                parts.append(self.bars_of(minute, complete))
+        return parts
+
+    def step(self, batch: Batch) -> Bars:
+        """Book a batch and close what its marks close: the bars that closed or were revised, in that order."""
+        rows = self.rows(batch)
+        parts: list[Bars] = []
+        start = 0
+        if self.first_minute is None:
+            if len(batch.marks_ns) and batch.marks_row[0] == 0:
+                self.begin(int(batch.marks_ns[0]))
+            elif len(batch):
+                self.begin(int(batch.ts_ns[0]))
+        for mark in iter(lambda: int(np.searchsorted(batch.marks_ns, self.next_close_ns)), len(batch.marks_ns)):
+            start = self._add(rows, start, int(batch.marks_row[mark]), parts)
+            watermark_ns = int(batch.marks_ns[mark])
+            while self.next_close_ns <= watermark_ns:
+                self.skip_empty(watermark_ns)
+                if self.next_close_ns <= watermark_ns:
+                    parts.append(self.close_minute())
+        self._add(rows, start, len(batch), parts)
+        return concat_bars([part for part in parts if len(part)] or [empty_bars()])
+
+    def _add(self, rows: Rows, start: int, stop: int, parts: list[Bars]) -> int:
+        run = self.add(rows, start, stop) if stop > start else None
+        if run is not None:
+            parts += self.revised_bars(run)
+        return max(start, stop)
+
+    def _resize(self, capacity: int) -> None:
+        self.candles.resize(capacity)
+        revision = np.full((len(self._revision), capacity), 0)
+        revision[:, : self._revision.shape[1]] = self._revision
+        self._revision = revision
+
+
+def empty_bars() -> Bars:
+    ints = np.zeros(0, np.int64)
+    floats = np.zeros(0)
+    return Bars(
+        symbols=(),
+        symbol=np.zeros(0, np.int32),
+        ts_ns=ints,
+        open=floats,
+        high=floats,
+        low=floats,
+        close=floats,
+        volume=floats,
+        vwap=floats,
+        vwap_volume=floats,
+        trade_count=ints,
+        revision=ints,
+    )
+

@@ -1,0 +1,193 @@
+"""The vector plan: all rules against the whole board, edges remembered.
+
+Truth has three values. A comparison with an unknown metric is unknown; a rule is true when all its comparisons are
+true, false when one is false, otherwise unknown. A rule fires for a symbol when it becomes true after not having been
+true, and it is armed again once it was *false*: a metric that is unknown for a while neither fires nor re-arms.
+
+Two ways through the same arithmetic. With few symbols all comparisons are made at once, because the cost is numpy's
+overhead per call; with many, rule by rule on rows of the board, because the cost is memory traffic.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tapewatch.engine.columns import F64, U8, Bool
+from tapewatch.engine.rules.tree import Comparison, Match, Ruleset, RuleSpec, alert_id
+
+_COMPARE: dict[str, Callable[..., Any]] = {
+    ">": np.greater,
+    "<": np.less,
+    ">=": np.greater_equal,
+    "<=": np.less_equal,
+    "==": np.equal,
+    "!=": np.not_equal,
+}
+_OPERATORS = tuple(_COMPARE)
+_BLOCK_CELLS = 1 << 18
+"""Truth values held at once: small enough to stay in the processor's cache until they are packed."""
+
+
+class Plan:
+    """A compiled ruleset and its memory: which (rule, symbol) were true at the last scan, and when each last fired."""
+
+    def __init__(self, ruleset: Ruleset, *, previous: "Plan | None" = None) -> None:
+        self.ruleset = ruleset
+        self.metrics = frozenset(c.metric for rule in ruleset.rules for c in rule.conditions)
+        self.cooled_down = previous.cooled_down if previous else 0
+        rules = ruleset.rules
+        self._true = np.zeros((len(rules), 0), np.uint8)
+        """Bit per symbol, packed as np.packbits does."""
+        self._fired: list[dict[int, int]] = [{} for _ in rules]
+        """Per rule with a cooldown: symbol -> event time of its last match."""
+        if previous is not None:
+            self._remember(previous)
+        order = sorted(
+            ((_OPERATORS.index(c.operator), r, c) for r, rule in enumerate(rules) for c in rule.conditions),
+            key=lambda item: item[:2],
+        )
+        self._comparisons: list[Comparison] = [c for _, _, c in order]
+        self._thresholds = np.array([c.value for _, _, c in order])[:, None]
+        operators = np.array([op for op, _, _ in order], np.intp)
+        self._runs = [
+            (_COMPARE[name], slice(*np.searchsorted(operators, [op, op + 1]).tolist()))
+            for op, name in enumerate(_OPERATORS)
+            if op in operators
+        ]
+        owner = np.array([r for _, r, _ in order], np.intp)
+        self._by_rule = np.argsort(owner, kind="stable")
+        """Positions in the comparisons, grouped by rule."""
+        self._starts = np.searchsorted(owner[self._by_rule], np.arange(len(rules)))
+        self._metric_rows = np.zeros(0, np.intp)
+        self._compiled: list[list[tuple[Callable[..., Any], int, float]]] = []
+
+    def _remember(self, previous: "Plan") -> None:
+        places = {(rule.id, rule.version): i for i, rule in enumerate(previous.ruleset.rules)}
+        self._true = np.zeros((len(self.ruleset.rules), previous._true.shape[1]), np.uint8)
+        for i, rule in enumerate(self.ruleset.rules):
+            place = places.get((rule.id, rule.version))
+            if place is not None:
+                self._true[i] = previous._true[place]
+                self._fired[i] = previous._fired[place]
+
+    def bind(self, row_of: Mapping[str, int]) -> None:
+        """Say in which row of the values each metric stands."""
+        self._metric_rows = np.array([row_of[c.metric] for c in self._comparisons], np.intp)
+        self._compiled = [
+            [(_COMPARE[c.operator], row_of[c.metric], c.value) for c in rule.conditions] for rule in self.ruleset.rules
+        ]
+
+    def scan(
+        self,
+        values: F64,
+        *,
+        now_ns: int,
+        symbols: Sequence[str],
+        price: F64,
+        session: str,
+        changed: Bool | None = None,
+    ) -> list[Match]:
+        """Ask all rules; `values` has shape (metrics, symbols).
+
+        `changed` (shape (metrics,)) may say which rows differ from the last scan: rules that read none are skipped.
+        Matches come in the order of rule, then symbol.
+        """
+        rules, count = self.ruleset.rules, values.shape[1]
+        width = (count + 7) // 8
+        if self._true.shape[1] < width:
+            grown = np.zeros((len(rules), max(width, 2 * self._true.shape[1])), np.uint8)
+            grown[:, : self._true.shape[1]] = self._true
+            self._true = grown
+        matches: list[Match] = []
+        if not count or not rules or (changed is not None and not changed.any()):
+            return matches
+        block = max(1, _BLOCK_CELLS // count)
+        together = len(self._comparisons) * count <= _BLOCK_CELLS
+        buffer = np.empty((min(block, len(rules)), count), np.bool_)
+        scratch = np.empty(count, np.bool_)
+        for first in range(0, len(rules), block):
+            last = min(first + block, len(rules))
+            if together:
+                truth = self._truth_together(values)
+            else:
+                truth = buffer[: last - first]
+                self._truth_by_rule(values, first, last, truth, scratch)
+            packed = np.packbits(truth, axis=1)
+            flips = packed ^ self._true[first:last, :width]
+            for r in np.flatnonzero(flips.any(axis=1)):
+                self._settle(first + int(r), flips[r], packed[r], values, now_ns, symbols, price, session, matches)
+        return matches
+
+    def _truth_together(self, values: F64) -> Bool:
+        operands = values[self._metric_rows]
+        truth = np.empty(operands.shape, np.bool_)
+        for compare, run in self._runs:
+            compare(operands[run], self._thresholds[run], out=truth[run])
+        # An unknown operand differs from everything, yet `!=` must not hold of it.
+        truth &= operands == operands  # noqa: PLR0124
+        anded: Bool = np.logical_and.reduceat(truth[self._by_rule], self._starts, axis=0)
+        return anded
+
+    def _truth_by_rule(self, values: F64, first: int, last: int, truth: Bool, scratch: Bool) -> None:
+        for row, conditions in zip(truth, self._compiled[first:last], strict=True):
+            out = row
+            for compare, metric, threshold in conditions:
+                compare(values[metric], threshold, out=out)
+                if compare is np.not_equal:
+                    out &= values[metric] == values[metric]  # noqa: PLR0124
+                if out is not row:
+                    row &= out
+                out = scratch
+
+    def _settle(
+        self,
+        r: int,
+        flips: U8,
+        packed: U8,
+        values: F64,
+        now_ns: int,
+        symbols: Sequence[str],
+        price: F64,
+        session: str,
+        matches: list[Match],
+    ) -> None:
+        """One rule's symbols that changed sides since the last scan."""
+        rule = self.ruleset.rules[r]
+        changed = np.flatnonzero(np.unpackbits(flips))
+        rose = (packed[changed >> 3] >> (7 - (changed & 7))) & 1 == 1
+        fell = changed[~rose]
+        kept = fell[~self._known_false(r, values, fell)]
+        state = self._true[r]
+        state[: len(packed)] = packed
+        np.bitwise_or.at(state, kept >> 3, (128 >> (kept & 7)).astype(np.uint8))
+        fired = self._fired[r]
+        for s in changed[rose].tolist():
+            if rule.cooldown_ns:
+                last_ns = fired.get(s)
+                if last_ns is not None and now_ns - last_ns < rule.cooldown_ns:
+                    self.cooled_down += 1
+                    continue
+                fired[s] = now_ns
+            matches.append(self._match(r, rule, s, values, now_ns, symbols[s], float(price[s]), session))
+
+    def _known_false(self, r: int, values: F64, symbols: Any) -> Bool:
+        false = np.zeros(len(symbols), np.bool_)
+        for compare, metric, threshold in self._compiled[r]:
+            operand = values[metric, symbols]
+            false |= ~compare(operand, threshold) & ~np.isnan(operand)
+        return false
+
+    def _match(
+        self, r: int, rule: RuleSpec, s: int, values: F64, now_ns: int, symbol: str, price: float, session: str
+    ) -> Match:
+        operands = zip(rule.conditions, self._compiled[r], strict=True)
+        return Match(
+            alert_id=alert_id(rule, symbol, now_ns),
+            rule=rule,
+            symbol=symbol,
+            fired_at_ns=now_ns,
+            price=price,
+            values={c.metric: float(values[metric, s]) for c, (_, metric, _) in operands},
+            session=session,
+        )

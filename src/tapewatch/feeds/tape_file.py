@@ -1,0 +1,381 @@
+"""Tape files: Parquet with one trade a row, read into batches.
+
+Rows that cannot be a trade are left out and counted by reason with the first place where it happened; a file that
+cannot be a tape at all is refused as a whole with one `Invalid`. What a trade may move is not decided here.
+"""
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tapewatch.engine.columns import F64, I64, ROW_COLUMNS, SECOND_NS, U8, Batch, Bool, make_batch
+from tapewatch.errors import Invalid
+
+PULSE_NS = SECOND_NS // 10
+"""Marks stand where the tape's time passes a tenth of a second."""
+_ROWS = 1 << 17
+_REQUIRED = ("symbol", "ts_ns", "price", "size", "conditions", "exchange", "tape")
+_OPTIONAL = ("trade_id", "correction", "trf")
+_TEXT = ("symbol", "conditions", "exchange", "tape")
+_EARLIEST_NS, _LATEST_NS = 631_152_000 * SECOND_NS, 4_102_444_800 * SECOND_NS  # 1990 to 2100
+_HOUR_NS = 3600 * SECOND_NS
+_DAY_NS = 24 * _HOUR_NS
+_KEPT_CORRECTIONS = (0, 1, 2)
+"""NYSE TAQ codes: 00 regular, 01 and 02 corrected later (the row holds the corrected data)."""
+_DROPPED_CORRECTIONS = (7, 8, 10, 11, 12)
+"""07 and 08: later an error or cancelled; 10, 11, 12: the records that said so."""
+_LONGEST_SYMBOL = 24
+
+
+def exchange_test_symbols() -> frozenset[str]:
+    """Symbols with which exchanges test their systems."""
+    table = files("tapewatch") / "reference" / "test_symbols.toml"
+    return frozenset(tomllib.loads(table.read_text(encoding="utf-8"))["symbols"])
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the reader saw, for people: `rejected` cannot be a trade, `dropped` is none that counts."""
+
+    rows: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)
+    """Kept, and worth knowing: odd lots, fractional sizes, records without volume, rows out of order."""
+    first: dict[str, str] = field(default_factory=dict)
+    """Reason -> the first place, such as ``trades.parquet row 17``."""
+
+
+class _Dictionary:
+    """Texts to codes, growing; the tuple stays the same object as long as nothing new appears."""
+
+    def __init__(self) -> None:
+        self.names: tuple[str, ...] = ()
+        self._codes: dict[str, int] = {}
+
+    def encode(self, names: Sequence[str]) -> I64:
+        fresh = [name for name in dict.fromkeys(names) if name not in self._codes]
+        if fresh:
+            self._codes.update((name, len(self.names) + i) for i, name in enumerate(fresh))
+            self.names += tuple(fresh)
+        return np.array([self._codes[name] for name in names], np.int64)
+
+
+class TapeReader:
+    """Reads tape files in the order of time; overlapping files are merged."""
+
+    def __init__(
+        self, paths: Sequence[Path], *, conditions_column: str = "conditions", keep_test_symbols: bool = False
+    ) -> None:
+        self.seen = Seen()
+        self._conditions_column = conditions_column
+        self._test_symbols = frozenset() if keep_test_symbols else exchange_test_symbols()
+        self._symbols, self._conditions = _Dictionary(), _Dictionary()
+        self._trade_keys = np.zeros(0, np.uint64)
+        self._run_ns = -1
+        files_ = [_open(path, conditions_column) for path in paths]
+        self._groups = _groups(files_)
+        self.total_rows = sum(file.rows for file in files_)
+
+    def batches(self) -> Iterator[Batch]:
+        """Marks included; the last batch carries none for the end, which the caller decides."""
+        for group in self._groups:
+            if len(group) == 1:
+                yield from (self._mark(self._decode(group[0], table, first)) for table, first in group[0].tables())
+            else:
+                yield from self._merge([[self._decode(file, *part) for part in file.tables()] for file in group])
+
+    # -- one chunk ----------------------------------------------------------------------------------------------------
+
+    def _decode(self, file: "_File", table: pa.Table, first_row: int) -> Batch:
+        self.seen.rows += table.num_rows
+        text = {name: _codes(table.column(name)) for name in _TEXT}
+        ts_ns = _integers(table.column("ts_ns"))
+        price, size = _floats(table.column("price")), _floats(table.column("size"))
+        keep = np.ones(table.num_rows, np.bool_)
+
+        def refuse(reason: str, bad: Bool, into: Counter[str]) -> None:
+            bad = bad & keep
+            count = int(np.count_nonzero(bad))
+            if count:
+                into[reason] += count
+                self.seen.first.setdefault(reason, f"{file.path.name} row {first_row + int(np.argmax(bad))}")
+                np.logical_and(keep, ~bad, out=keep)
+
+        names, symbol = text["symbol"]
+        wrong = np.array([not name or len(name) > _LONGEST_SYMBOL or not name.isprintable() for name in names], np.bool_)
+        tests = np.array([name in self._test_symbols for name in names], np.bool_)
+        rejected, dropped, noted = self.seen.rejected, self.seen.dropped, self.seen.noted
+        refuse("symbol", wrong[symbol], rejected)
+        refuse("ts_ns", (ts_ns < _EARLIEST_NS) | (ts_ns >= _LATEST_NS), rejected)
+        refuse("ts_ns_spike", _spikes(ts_ns, self._run_ns), rejected)
+        refuse("price", ~((price > 0) & (price < np.inf)), rejected)
+        refuse("size", ~((size >= 0) & (size < np.inf)), rejected)
+        refuse("test_symbol", tests[symbol], dropped)
+        if "correction" in table.column_names:
+            code = _corrections(table.column("correction"))
+            refuse("correction", np.isin(code, _DROPPED_CORRECTIONS), dropped)
+            refuse("correction_code", ~np.isin(code, _KEPT_CORRECTIONS), rejected)
+            noted["corrected"] += int(np.count_nonzero(keep & (code != 0)))
+        codes = self._coded(names, wrong | tests)[symbol]
+        exchange, ids = _letters(text["exchange"]), _trade_ids(table)
+        if ids is not None:
+            refuse("duplicate", self._repeated(codes, exchange, ts_ns // _DAY_NS, ids, table), dropped)
+        condition = self._judged(table, text["conditions"])
+        odd = np.array(["I" in (name or "") for name in text["conditions"][0]], np.bool_)
+        noted["odd_lot"] += int(np.count_nonzero(keep & odd[text["conditions"][1]]))
+        noted["fractional_size"] += int(np.count_nonzero(keep & (size != np.floor(size))))
+        noted["zero_size"] += int(np.count_nonzero(keep & (size == 0)))
+        batch = make_batch(
+            symbols=self._symbols.names,
+            conditions=self._conditions.names,
+            symbol=codes,
+            condition=condition,
+            ts_ns=ts_ns,
+            price=price,
+            size=size,
+            tape=_letters(text["tape"]),
+            exchange=exchange,
+            **({"trade_id": ids} if ids is not None else {}),
+        )
+        return batch if keep.all() else batch.take(keep)
+
+    def _coded(self, names: Sequence[str], without: Bool) -> I64:
+        """Codes of the names; those that no row will keep get none of their own."""
+        codes = np.zeros(len(names), np.int64)
+        kept = np.flatnonzero(~without)
+        codes[kept] = self._symbols.encode([names[i] for i in kept])
+        return codes
+
+    def _judged(self, table: pa.Table, letters: tuple[list[str], I64]) -> I64:
+        """Codes of the strings that the profile judges: SIP letters, or a vendor's flags with its doubt."""
+        if self._conditions_column == "conditions":
+            names, codes = letters
+            return self._conditions.encode(names)[codes]
+        flags = _integers(table.column(self._conditions_column))
+        doubt = (
+            table.column("suspicious").to_numpy(zero_copy_only=False).astype(np.int64)
+            if "suspicious" in table.column_names
+            else np.zeros(len(flags), np.int64)
+        )
+        values, place = np.unique(flags * 2 + doubt, return_inverse=True)
+        names = [f"{value >> 1:#x}" + (" suspicious" if value & 1 else "") for value in values.tolist()]
+        return self._conditions.encode(names)[place]
+
+    def _repeated(self, symbol: I64, exchange: U8, day: I64, ids: I64, table: pa.Table) -> Bool:
+        """Rows whose (symbol, exchange, reporting facility, trade id, day) came before, by a 64-bit mix of them."""
+        key = ids.astype(np.uint64)
+        facility = _letters(_codes(table.column("trf"))) if "trf" in table.column_names else np.zeros(len(ids), np.uint8)
+        for part in (symbol, exchange, facility, day):
+            key = (key ^ part.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+            key ^= key >> np.uint64(29)
+        fresh, first = np.unique(key, return_index=True)
+        place = np.minimum(np.searchsorted(self._trade_keys, fresh), max(len(self._trade_keys) - 1, 0))
+        known = self._trade_keys[place] == fresh if len(self._trade_keys) else np.zeros(len(fresh), np.bool_)
+        repeated = np.ones(len(key), np.bool_)
+        repeated[first[~known]] = False
+        self._trade_keys = np.sort(np.concatenate([self._trade_keys, fresh[~known]]), kind="stable")
+        return repeated & (ids != 0)
+
+    # -- marks --------------------------------------------------------------------------------------------------------
+
+    def _mark(self, chunk: Batch) -> Batch:
+        """Put a mark before each row that takes the tape's time past a pulse. The watermark is the highest time so far,
+        rounded down to the pulse, so it depends on the rows alone."""
+        if not len(chunk):
+            return chunk
+        run = np.maximum.accumulate(np.maximum(chunk.ts_ns, self._run_ns))
+        late = chunk.ts_ns < run
+        if late.any():
+            self.seen.noted["out_of_order"] += int(np.count_nonzero(late))
+        cell = run // PULSE_NS
+        before = np.concatenate([[self._run_ns // PULSE_NS], cell[:-1]])
+        at = np.flatnonzero(cell != before)
+        self._run_ns = int(run[-1])
+        return make_batch(
+            symbols=self._symbols.names,
+            conditions=self._conditions.names,
+            marks_row=at,
+            marks_ns=cell[at] * PULSE_NS,
+            **{name: getattr(chunk, name) for name in ROW_COLUMNS},
+        )
+
+    def _merge(self, files: list[list[Batch]]) -> Iterator[Batch]:
+        """Rows of overlapping files by time of arrival, which is the highest time that each file had reached."""
+        chunks = [chunk for file in files for chunk in file]
+        columns = {name: np.concatenate([getattr(c, name) for c in chunks]) for name in ROW_COLUMNS}
+        arrival = np.concatenate(
+            [np.maximum.accumulate(np.concatenate([c.ts_ns for c in file])) for file in files if file]
+        )
+        order = np.argsort(arrival, kind="stable")
+        for start in range(0, len(order), _ROWS):
+            piece = order[start : start + _ROWS]
+            yield self._mark(
+                make_batch(
+                    symbols=self._symbols.names,
+                    conditions=self._conditions.names,
+                    **{name: column[piece] for name, column in columns.items()},
+                )
+            )
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    columns: list[str]
+    rows: int
+    first_ns: int
+    last_ns: int
+
+    def tables(self) -> Iterator[tuple[pa.Table, int]]:
+        """Pieces of the file and the row number at which each starts."""
+        row = 0
+        with pq.ParquetFile(self.path, read_dictionary=[c for c in (*_TEXT, "trf") if c in self.columns]) as file:
+            try:
+                for piece in file.iter_batches(batch_size=_ROWS, columns=self.columns):
+                    yield pa.Table.from_batches([piece]), row
+                    row += piece.num_rows
+            except (pa.ArrowException, OSError) as error:
+                raise Invalid(f"{self.path} after row {row}", f"cannot be read: {_one_line(error)}") from None
+
+
+def _open(path: Path, conditions_column: str) -> _File:
+    if not path.is_file():
+        raise Invalid(str(path), "is a folder, not a tape file" if path.is_dir() else "no such file")
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise Invalid(str(path), f"is not a Parquet file: {_one_line(error)}") from None
+    with file:
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+        needed = dict.fromkeys([*_REQUIRED, conditions_column])
+        missing = [name for name in needed if name not in schema.names]
+        if missing:
+            raise Invalid(
+                str(path), f"lacks the column {' and '.join(map(repr, missing))}; it has: {', '.join(schema.names)}"
+            )
+        for name in needed:
+            kind, wanted = schema.field(name).type, _wanted_type(name)
+            if not any(check(kind.value_type if pa.types.is_dictionary(kind) else kind) for check in wanted.checks):
+                raise Invalid(str(path), f"the column {name!r} must be {wanted.words}, not {kind}")
+        first_ns, last_ns = _span(file)
+    columns = [*needed, *(name for name in (*_OPTIONAL, "suspicious") if name in schema.names)]
+    return _File(path=path, columns=columns, rows=rows, first_ns=first_ns, last_ns=last_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    words: str
+    checks: tuple[Any, ...]
+
+
+def _wanted_type(name: str) -> _Wanted:
+    if name in _TEXT:
+        return _Wanted("text", (pa.types.is_string, pa.types.is_large_string))
+    if name in {"price", "size"}:
+        return _Wanted("a number", (pa.types.is_floating, pa.types.is_integer, pa.types.is_decimal))
+    return _Wanted("an integer", (pa.types.is_integer,))
+
+
+def _span(file: pq.ParquetFile) -> tuple[int, int]:
+    """Lowest and highest time, from the file's statistics, or from the column where there are none."""
+    column = file.schema_arrow.names.index("ts_ns")
+    groups = [file.metadata.row_group(g).column(column).statistics for g in range(file.metadata.num_row_groups)]
+    if groups and all(s is not None and s.has_min_max for s in groups):
+        return min(s.min for s in groups), max(s.max for s in groups)
+    span = pc.min_max(file.read(columns=["ts_ns"]).column("ts_ns")).as_py()
+    return span["min"] or 0, span["max"] or 0
+
+
+def _groups(files_: list[_File]) -> list[list[_File]]:
+    """Files in the order of time; those that overlap stand together."""
+    groups: list[list[_File]] = []
+    end = 0
+    for file in sorted((f for f in files_ if f.rows), key=lambda f: f.first_ns):
+        if groups and file.first_ns <= end:
+            groups[-1].append(file)
+        else:
+            groups.append([file])
+        end = max(end, file.last_ns)
+    return groups
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+# -- columns ----------------------------------------------------------------------------------------------------------
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[list[str], I64]:
+    """The distinct texts of a column and, per row, which; null is the empty text."""
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    array = encoded.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0) if array.num_chunks else pa.array([], array.type)
+    names = [name or "" for name in array.dictionary.to_pylist()]
+    codes = pc.fill_null(array.indices.cast(pa.int64()), len(names)).to_numpy(zero_copy_only=False)
+    return [*names, ""], codes
+
+
+def _letters(text: tuple[list[str], I64]) -> U8:
+    names, codes = text
+    return np.array([min(ord(name[0]), 255) if name else 0 for name in names], np.uint8)[codes]
+
+
+def _integers(column: pa.ChunkedArray) -> I64:
+    """int64; null and what does not fit become -1."""
+    return pc.fill_null(pc.cast(column, pa.int64(), safe=False), -1).to_numpy()
+
+
+def _floats(column: pa.ChunkedArray) -> F64:
+    """float64; null becomes NaN."""
+    return pc.fill_null(pc.cast(column, pa.float64(), safe=False), float("nan")).to_numpy()
+
+
+def _spikes(ts_ns: I64, before_ns: int) -> Bool:
+    """Single rows that jump ahead by over an hour and are followed by one that is back: a broken clock, not a tape.
+    Taken at its word, one would make the rest of the tape late."""
+    if len(ts_ns) < 2:
+        return np.zeros(len(ts_ns), np.bool_)
+    previous = np.concatenate([[before_ns if before_ns >= 0 else ts_ns[1]], ts_ns[:-1]])
+    following = np.concatenate([ts_ns[1:], [_LATEST_NS]])
+    return (ts_ns - previous > _HOUR_NS) & (ts_ns - following > _HOUR_NS)
+
+
+def _corrections(column: pa.ChunkedArray) -> I64:
+    """Correction codes as integers; null is 0, and a text that is no number -1."""
+    if pa.types.is_integer(column.type):
+        return pc.fill_null(pc.cast(column, pa.int64()), 0).to_numpy()
+    names, codes = _codes(column)
+    values = [int(name) if name.strip().isdecimal() else (0 if not name.strip() else -1) for name in names]
+    return np.array(values, np.int64)[codes]
+
+
+def _trade_ids(table: pa.Table) -> I64 | None:
+    """Trade ids as integers, 0 where there is none; a text that is no number gets a stable number of its own."""
+    if "trade_id" not in table.column_names:
+        return None
+    column = table.column("trade_id")
+    if pa.types.is_integer(column.type):
+        return pc.fill_null(pc.cast(column, pa.int64(), safe=False), 0).to_numpy()
+    text = pc.fill_null(pc.cast(column, pa.string()), "0")
+    try:
+        return pc.cast(text, pa.int64()).to_numpy()
+    except pa.ArrowInvalid:
+        return np.array(
+            [int.from_bytes(blake2b(t.encode(), digest_size=7).digest()) for t in text.to_pylist()], np.int64
+        )

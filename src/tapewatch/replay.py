@@ -1,0 +1,163 @@
+"""`tapewatch replay`: tape files through the engine, as fast as it can, into files that people can check.
+
+Bars and alerts are the live product's, by the same code. Indicators are computed from the final bars, revisions applied.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tapewatch.documents import Alert, Rule, ruleset
+from tapewatch.engine.bars import LATENESS_NS, empty_bars
+from tapewatch.engine.columns import MINUTE_NS, SECOND_NS, Bars, concat_bars, pulse
+from tapewatch.engine.conditions import Profile
+from tapewatch.engine.indicators import INDICATORS, Indicators, by_minute
+from tapewatch.engine.rules import Match
+from tapewatch.engine.scanner import Scanner
+from tapewatch.errors import ConfigError
+from tapewatch.feeds.tape_file import PULSE_NS, TapeReader
+from tapewatch.nyse import trading_days
+
+_BAR_FIELDS = ("ts_ns", "open", "high", "low", "close", "volume", "vwap", "trade_count", "revision")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """What a replay gave. Bars are final, ordered by symbol and time."""
+
+    bars: Bars
+    matches: list[Match]
+    summary: dict[str, Any]
+
+
+def scan_tape(
+    tapes: Sequence[Path],
+    *,
+    profile: Profile,
+    rules: Sequence[Rule] = (),
+    scan_interval_ns: int = SECOND_NS,
+    keep_test_symbols: bool = False,
+    on_progress: Callable[[int, int], None] = lambda _rows, _total: None,
+) -> Replayed:
+    """Run tape files through the engine. `on_progress` gets rows read and rows in all."""
+    if scan_interval_ns % PULSE_NS or scan_interval_ns <= 0:
+        raise ConfigError(f"the scan interval must be a multiple of {PULSE_NS // 1_000_000} ms")
+    started = time.perf_counter()
+    reader = TapeReader(tapes, conditions_column=profile.column, keep_test_symbols=keep_test_symbols)
+    scanner = Scanner(days=trading_days(), profile=profile, scan_interval_ns=scan_interval_ns)
+    scanner.apply(ruleset(1, rules))
+    parts: list[Bars] = []
+    matches: list[Match] = []
+    scans = 0
+    for batch in reader.batches():
+        step = scanner.step(batch)
+        parts += step.bars
+        matches += step.matches
+        scans += step.scans
+        on_progress(reader.seen.rows, reader.total_rows)
+    if scanner.bars.first_minute is not None:
+        end_ns = (scanner.bars.open_minute + 2) * MINUTE_NS + LATENESS_NS
+        step = scanner.step(pulse(end_ns))
+        parts += step.bars
+        matches += step.matches
+        scans += step.scans
+    bars = final_bars(parts)
+    return Replayed(
+        bars=bars,
+        matches=matches,
+        summary=_summary(reader, scanner, bars, matches, scans, time.perf_counter() - started),
+    )
+
+
+def final_bars(parts: list[Bars]) -> Bars:
+    """The last revision of each bar, ordered by symbol and time."""
+    if not parts:
+        return empty_bars()
+    bars = concat_bars(parts)
+    alphabet = np.argsort(np.argsort(np.array(bars.symbols)))
+    order = np.lexsort((np.arange(len(bars)), bars.ts_ns, alphabet[bars.symbol]))
+    symbol, ts_ns = bars.symbol[order], bars.ts_ns[order]
+    last = np.ones(len(order), np.bool_)
+    last[:-1] = (symbol[1:] != symbol[:-1]) | (ts_ns[1:] != ts_ns[:-1])
+    return bars.take(order[last])
+
+
+def indicator_columns(bars: Bars) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Shape (len(INDICATORS), len(bars)): each bar's indicators, from these bars alone."""
+    values = np.full((len(INDICATORS), len(bars)), np.nan)
+    engine = Indicators(trading_days())
+    by_time = np.argsort(bars.ts_ns, kind="stable")
+    fresh = bars.take(by_time)
+    done = 0
+    for minute in by_minute(fresh):
+        rows = engine.update(minute.as_closed())
+        values[:, by_time[done : done + len(minute)]] = rows.values
+        done += len(minute)
+    return values
+
+
+def write(replayed: Replayed, out: Path) -> None:
+    """The four files of a replay."""
+    out.mkdir(parents=True, exist_ok=True)
+    bars = replayed.bars
+    symbols = pa.DictionaryArray.from_arrays(pa.array(bars.symbol), pa.array(list(bars.symbols), pa.string()))
+    symbol_column = symbols.cast(pa.string())
+    pq.write_table(
+        pa.table({"symbol": symbol_column, **{name: getattr(bars, name) for name in _BAR_FIELDS}}),
+        out / "bars.parquet",
+        compression="zstd",
+    )
+    columns = dict(zip(INDICATORS, indicator_columns(bars), strict=True))
+    pq.write_table(
+        pa.table({"symbol": symbol_column, "ts_ns": bars.ts_ns, **columns}),
+        out / "indicators.parquet",
+        compression="zstd",
+    )
+    with (out / "alerts.jsonl").open("w", encoding="utf-8") as file:
+        for match in replayed.matches:
+            file.write(json.dumps(Alert.of(match).as_json(), allow_nan=False) + "\n")
+    (out / "summary.json").write_text(json.dumps(replayed.summary, indent=2) + "\n", encoding="utf-8")
+
+
+def _summary(
+    reader: TapeReader, scanner: Scanner, bars: Bars, matches: list[Match], scans: int, elapsed_s: float
+) -> dict[str, Any]:
+    seen, tally = reader.seen, scanner.tally
+    rejected = dict(seen.rejected)
+    for reason in ("future", "too_late"):
+        if tally[reason]:
+            rejected[reason] = tally[reason]
+    return {
+        "trades": {
+            "read": seen.rows,
+            "used": tally["trades"] - tally["without_effect"],
+            "late": tally["late"],
+            "duplicate": seen.dropped["duplicate"],
+            "ineligible": tally["volume_only"] + tally["without_effect"],
+            "volume_only": tally["volume_only"],
+            "without_effect": tally["without_effect"],
+            "unknown_condition": tally["unknown_condition"],
+            "rejected": sum(rejected.values()),
+        },
+        "rejected": {
+            reason: {"count": count, "first": seen.first.get(reason)} for reason, count in sorted(rejected.items())
+        },
+        "dropped": {
+            reason: {"count": count, "first": seen.first.get(reason)} for reason, count in sorted(seen.dropped.items())
+        },
+        "noted": dict(sorted(seen.noted.items())),
+        "symbols": len(scanner.symbols),
+        "bars": len(bars),
+        "revised_bars": int(np.count_nonzero(bars.revision)),
+        "scans": scans,
+        "alerts": len(matches),
+        "cooled_down": scanner.cooled_down,
+        "elapsed_s": round(elapsed_s, 3),
+    }

@@ -1,0 +1,100 @@
+"""Symbols: which there are, and everything known about one now."""
+
+from bisect import bisect_left
+from itertools import takewhile
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from fastapi import Query as FromQuery
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+
+from tapewatch.documents import rfc3339
+from tapewatch.engine.columns import Bars
+from tapewatch.engine.metrics import CATALOGUE
+from tapewatch.errors import NotFound
+from tapewatch.serve.api import API
+from tapewatch.serve.api.query import NO_QUERY, Page, SymbolName
+from tapewatch.serve.problems import PROBLEMS, json_response
+from tapewatch.serve.services import Services
+
+_BARS_SHOWN = 60
+_GLANCE = ("price", "change_pct_day", "volume_day")
+
+
+class SymbolsQuery(Page):
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-^+=$_:]{0,24}$")] = ""
+
+
+class Glance(BaseModel):
+    symbol: str
+    price: float | None
+    change_pct_day: float | None
+    volume_day: float | None
+
+
+class SymbolList(BaseModel):
+    items: list[Glance]
+    total: int
+
+
+class Bar(BaseModel):
+    ts: str
+    open: float | None
+    high: float | None
+    low: float | None
+    close: float | None
+    volume: float | None
+    vwap: float | None
+    trade_count: int
+    revision: int
+
+
+class SymbolDetail(BaseModel):
+    symbol: str
+    as_of: str | None
+    session: str | None
+    metrics: dict[str, float | None]
+    bars: list[Bar]
+
+
+def router(services: Services) -> APIRouter:
+    board = services.board
+    routes = APIRouter(prefix=f"{API}/symbols", tags=["symbols"], responses=PROBLEMS)
+
+    @routes.get("", response_model=SymbolList)
+    async def list_symbols(query: Annotated[SymbolsQuery, FromQuery()]) -> Response:
+        symbols = board.symbols()
+        first = bisect_left(symbols, query.prefix)
+        found = list(takewhile(lambda symbol: symbol.startswith(query.prefix), symbols[first:]))
+        page = found[query.offset : query.offset + query.limit]
+        items = [{"symbol": symbol, **board.some_of(symbol, _GLANCE)} for symbol in page]
+        return json_response({"items": items, "total": len(found)})
+
+    @routes.get("/{symbol}", response_model=SymbolDetail, dependencies=[NO_QUERY])
+    async def read_symbol(symbol: SymbolName) -> Response:
+        bars = await services.store.bars(symbol, limit=_BARS_SHOWN)
+        view = board.of(symbol)
+        if view is None and not len(bars):
+            raise NotFound(f"{symbol} has not traded")
+        # Stored bars without a board: the process has just started, so all metrics are unknown.
+        return json_response(
+            {
+                "symbol": symbol,
+                "as_of": None if view is None else rfc3339(view.as_of_ns),
+                "session": None if view is None else view.session,
+                "metrics": dict.fromkeys(CATALOGUE) if view is None else view.metrics,
+                "bars": _as_json(bars),
+            }
+        )
+
+    return routes
+
+
+def _as_json(bars: Bars) -> list[dict[str, Any]]:
+    numbers = ("open", "high", "low", "close", "volume", "vwap", "trade_count", "revision")
+    columns = [getattr(bars, name).tolist() for name in numbers]
+    return [
+        {"ts": rfc3339(ts_ns), **dict(zip(numbers, row, strict=True))}
+        for ts_ns, *row in zip(bars.ts_ns.tolist(), *columns, strict=True)
+    ]

@@ -1,0 +1,66 @@
+"""How the system itself is: for people, load balancers and Prometheus."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+
+from tapewatch.serve.api import API
+from tapewatch.serve.api.query import NO_QUERY
+from tapewatch.serve.problems import PROBLEMS, json_response
+from tapewatch.serve.services import Services
+
+
+class Health(BaseModel):
+    status: str
+
+
+class Readiness(BaseModel):
+    ready: bool
+    phase: str
+
+
+_PROBES: dict[int | str, dict[str, Any]] = {
+    **PROBLEMS,
+    503: {"model": Readiness, "description": "Not ready: the phase says what is still going on"},
+}
+
+
+def status_router(services: Services) -> APIRouter:
+    routes = APIRouter(prefix=f"{API}/system", tags=["system"], responses=PROBLEMS)
+
+    @routes.get("/status", response_model=dict[str, Any], dependencies=[NO_QUERY])
+    async def read_status() -> Response:
+        return json_response(services.status())
+
+    return routes
+
+
+def probes_router(services: Services, *, prefix: str = "") -> APIRouter:
+    """`/health`: the process answers. `/ready`: its answers are true."""
+    routes = APIRouter(prefix=prefix, tags=["system"], responses=PROBLEMS)
+
+    @routes.get("/health", response_model=Health, dependencies=[NO_QUERY])
+    async def read_health() -> Response:
+        return json_response({"status": "ok"})
+
+    @routes.get("/ready", response_model=Readiness, responses=_PROBES, dependencies=[NO_QUERY])
+    async def read_readiness() -> Response:
+        ready, phase = services.ready()
+        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return json_response({"ready": ready, "phase": phase}, status=status)
+
+    return routes
+
+
+def prometheus_router() -> APIRouter:
+    routes = APIRouter(include_in_schema=False)
+
+    @routes.get("/metrics")
+    async def export() -> Response:
+        return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return routes

@@ -1,0 +1,82 @@
+"""The HTTP application: routers, error answers, the page and the WebSocket endpoint, put together.
+
+It starts nothing: whoever serves the application also runs `Gateway.run` and `BoardView.follow`.
+"""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, PlainTextResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from tapewatch import __version__
+from tapewatch.errors import TapewatchError
+from tapewatch.serve.api import API, alerts, metrics, rules, symbols, system, toplists
+from tapewatch.serve.api.query import NO_DOUBLES
+from tapewatch.serve.guard import Guard
+from tapewatch.serve.problems import answer_http_exception, answer_tapewatch_error, answer_validation_error
+from tapewatch.serve.services import Services
+
+_NO_PAGE = "tapewatch is running, but its page is not built: run `make web`, or `make run` for both.\n"
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application over `services`; see `tapewatch.serve.server.server_config` for how to serve it."""
+    app = FastAPI(
+        title="tapewatch",
+        version=__version__,
+        description="Real-time scanner for US equities: rules, alerts, symbols, toplists.",
+        openapi_url=f"{API}/openapi.json",
+        docs_url=None,  # its page loads scripts from elsewhere, which the content security policy forbids
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+        dependencies=[NO_DOUBLES],
+    )
+    app.add_middleware(Guard, origins=services.origins, hosts=services.hosts)
+    app.add_exception_handler(TapewatchError, answer_tapewatch_error)
+    app.add_exception_handler(RequestValidationError, answer_validation_error)
+    app.add_exception_handler(HTTPException, answer_http_exception)
+    for router in (
+        rules.router(services),
+        alerts.router(services),
+        symbols.router(services),
+        toplists.router(services),
+        metrics.router(),
+        system.status_router(services),
+        system.probes_router(services, prefix=API),
+    ):
+        app.include_router(router)
+    app.include_router(system.probes_router(services), include_in_schema=False)
+    app.include_router(system.prometheus_router())
+    app.add_api_websocket_route("/ws", services.gateway.connect)
+    _add_page(app, services.ui)
+    return app
+
+
+def _add_page(app: FastAPI, ui: Path) -> None:
+    """Each file has its own route: a mount at the root would answer for every address that the API refuses."""
+    if not (ui / "index.html").is_file():
+
+        @app.get("/", include_in_schema=False)
+        async def no_page() -> Response:
+            return PlainTextResponse(_NO_PAGE)
+
+        return
+    for entry in sorted(ui.iterdir()):
+        if entry.is_dir():
+            app.mount(f"/{entry.name}", StaticFiles(directory=entry), name=entry.name)
+        else:
+            path = "/" if entry.name == "index.html" else f"/{entry.name}"
+            app.add_api_route(path, _file(entry), include_in_schema=False)
+
+
+def _file(path: Path) -> Callable[[], Awaitable[Response]]:
+    async def send_file() -> Response:
+        # The names of assets change with their content; this file's does not, so a browser must ask again.
+        return FileResponse(path, headers={"Cache-Control": "no-cache"})
+
+    return send_file

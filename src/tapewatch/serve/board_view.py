@@ -1,0 +1,102 @@
+"""The newest board of every partition, as the API shows it. It reads; it computes no metric and keeps no history."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tapewatch.engine.board import BoardRows
+from tapewatch.engine.columns import F64
+from tapewatch.ports import Bus, Clock
+from tapewatch.serve.follow import follow
+
+
+class SymbolView(NamedTuple):
+    """A symbol's column of the board."""
+
+    as_of_ns: int
+    session: str
+    metrics: dict[str, float]
+    """Every metric of the board by name; NaN is unknown."""
+
+
+class BoardView:
+    """Kept current by `follow`; everything else answers at once from memory."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._rows: dict[int, BoardRows] = {}
+        self._place: dict[str, tuple[int, int]] = {}
+        self._sorted: tuple[str, ...] | None = None
+
+    async def follow(self, bus: Bus, partitions: int) -> None:
+        """Read ``board:{p}`` of partitions 0 to `partitions` - 1 until the bus closes."""
+        async with asyncio.TaskGroup() as tasks:
+            for partition in range(partitions):
+                tasks.create_task(self._follow(bus, partition), name=f"board view {partition}")
+
+    async def _follow(self, bus: Bus, partition: int) -> None:
+        async for entry in follow(bus, f"board:{partition}", clock=self._clock):
+            if isinstance(entry, BoardRows):
+                self.show(partition, entry)
+
+    def show(self, partition: int, rows: BoardRows) -> None:
+        """Replace the partition's board."""
+        known = self._rows.get(partition)
+        self._rows[partition] = rows
+        if known is not None and (known.symbols is rows.symbols or known.symbols == rows.symbols):
+            return
+        if known is not None:
+            for symbol in known.symbols:
+                self._place.pop(symbol, None)
+        for column, symbol in enumerate(rows.symbols):
+            self._place[symbol] = (partition, column)
+        self._sorted = None
+
+    def symbols(self) -> tuple[str, ...]:
+        """Every symbol on the board, sorted."""
+        if self._sorted is None:
+            self._sorted = tuple(sorted(self._place))
+        return self._sorted
+
+    def of(self, symbol: str) -> SymbolView | None:
+        """All metrics of a symbol; None if the board does not know it."""
+        place = self._place.get(symbol)
+        if place is None:
+            return None
+        partition, column = place
+        rows = self._rows[partition]
+        return SymbolView(
+            rows.ts_ns, rows.session, dict(zip(rows.metrics, rows.values[:, column].tolist(), strict=True))
+        )
+
+    def some_of(self, symbol: str, metrics: Sequence[str]) -> dict[str, float]:
+        """Just these metrics of a symbol, NaN where the board does not know."""
+        place = self._place.get(symbol)
+        if place is None:
+            return dict.fromkeys(metrics, math.nan)
+        partition, column = place
+        rows = self._rows[partition]
+        return {
+            name: float(rows.values[rows.metrics.index(name), column]) if name in rows.metrics else math.nan
+            for name in metrics
+        }
+
+    def column(self, metric: str) -> tuple[list[str], F64]:
+        """Symbols and their values of one metric over all partitions, for ranking: shapes (n,) and (n,)."""
+        symbols: list[str] = []
+        parts: list[F64] = []
+        for _, rows in sorted(self._rows.items()):
+            if metric in rows.metrics:
+                symbols += rows.symbols
+                parts.append(rows.values[rows.metrics.index(metric)])
+        return symbols, np.concatenate(parts) if parts else np.zeros(0)
+
+    def as_of(self) -> tuple[int, str] | None:
+        """Event time and session of the newest scan; None before the first."""
+        if not self._rows:
+            return None
+        newest = max(self._rows.values(), key=lambda rows: rows.ts_ns)
+        return newest.ts_ns, newest.session

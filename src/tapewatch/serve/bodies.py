@@ -1,0 +1,94 @@
+"""Request bodies, read strictly: bounded before they are parsed, JSON by their own declaration, parsed once.
+
+It never hands on anything that `documents` has not checked.
+"""
+
+import asyncio
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from fastapi import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from tapewatch.documents import Document, load_json, parse_document
+from tapewatch.errors import Invalid
+
+MAX_BODY_BYTES = 64 * 1024
+_READ_TIMEOUT_S = 10.0
+
+D = TypeVar("D", bound=Document)
+
+
+async def read_document(request: Request, model: type[D]) -> D:
+    """The body as a `model`; `Invalid`, or an HTTP refusal (408, 413, 415) before anything was parsed."""
+    _check_headers(request)
+    try:
+        async with asyncio.timeout(_READ_TIMEOUT_S):
+            raw = await _read(request)
+    except TimeoutError:
+        raise _refusal(HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive in {_READ_TIMEOUT_S:.0f} s") from None
+    except ClientDisconnect:
+        raise _refusal(HTTPStatus.BAD_REQUEST, "the body ended early") from None
+    try:
+        # Decoding first: from bytes, the JSON parser would also take UTF-16 and UTF-32.
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Invalid("body", f"not UTF-8 at byte {error.start}") from None
+    document = load_json(text, where="body")
+    if not isinstance(document, dict):
+        raise Invalid("body", "must be a JSON object")
+    return parse_document(model, document, where="body")
+
+
+def _check_headers(request: Request) -> None:
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
+    if media_type.strip().lower() != "application/json" or charset not in {"", "utf-8"}:
+        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be application/json in UTF-8")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must not be compressed")
+    length = request.headers.get("content-length", "0")
+    if not (length.isascii() and length.isdigit()):
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "Content-Length is not a number")
+    # The number of digits comes first, because int() of a very long text is work that a stranger would choose.
+    if len(length) > len(str(MAX_BODY_BYTES)) + 8 or int(length) > MAX_BODY_BYTES:
+        raise _too_large()
+
+
+async def _read(request: Request) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise _too_large()
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large() -> HTTPException:
+    return _refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES} bytes")
+
+
+def _refusal(status: HTTPStatus, detail: str) -> HTTPException:
+    # The rest of the body is not wanted: closing is the only way to tell a client in the middle of sending it.
+    return HTTPException(status, detail, headers={"Connection": "close"})
+
+
+def described(model: type[Document]) -> dict[str, Any]:
+    """`openapi_extra` for an operation that reads its body with `read_document`."""
+    schema = model.model_json_schema(ref_template="{model}")
+    definitions = schema.pop("$defs", {})
+    content = {"application/json": {"schema": _inlined(schema, definitions)}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _inlined(definitions[schema["$ref"]], definitions)
+        return {key: _inlined(value, definitions) for key, value in schema.items()}
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    return schema

@@ -1,0 +1,289 @@
+"""The WebSocket gateway: alerts and toplists to every client that asked, each frame encoded once.
+
+It reads ``alerts.filtered:{p}`` and the channel ``toplists.updated`` and owns nothing that must survive. A client that
+cannot keep up is closed, never waited for: its outbox is bounded, and one task a client does the waiting. The messages
+are described in ``docs/protocol.md``.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Any, Literal
+
+import msgspec
+import structlog
+from pydantic import ConfigDict, Field, ValidationError
+from starlette.responses import PlainTextResponse
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected, WebSocketState
+
+from tapewatch.documents import Alert, Document, load_json
+from tapewatch.errors import Invalid, Unavailable
+from tapewatch.ports import Alerts, Bus, Clock
+from tapewatch.serve.client import Client, Ending
+from tapewatch.serve.follow import follow, pause
+from tapewatch.serve.server import ABORT, HEARTBEAT_S, MAX_FRAME_BYTES
+from tapewatch.telemetry import (
+    ALERT_DELIVERY_LATENCY_SECONDS,
+    ALERTS_DELIVERED_TOTAL,
+    ERRORS_TOTAL,
+    WEBSOCKET_CONNECTIONS,
+)
+
+PROTOCOL = 1
+TOPLISTS_CHANNEL = "toplists.updated"
+CLOSE_GRACE_S = 5.0
+SEND_TIMEOUT_S = 10.0
+
+log = structlog.get_logger(__name__)
+
+
+class _UpdatedToplist(msgspec.Struct):
+    toplist_id: str
+
+
+class _ToplistFrame(msgspec.Struct):
+    """As much of a ``toplist_update`` as is needed to know whom it is for."""
+
+    type: Literal["toplist_update"]
+    data: _UpdatedToplist
+
+
+class _Message(Document):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    type: Literal["subscribe_toplist", "unsubscribe_toplist", "subscribe_alerts", "unsubscribe_alerts", "ping"]
+
+
+class _ToplistMessage(_Message):
+    toplist_id: str = Field(max_length=128)
+    toplist_type: str = Field(default="system", max_length=32)
+
+
+_MODELS: dict[str, type[_Message]] = {
+    "subscribe_toplist": _ToplistMessage,
+    "unsubscribe_toplist": _ToplistMessage,
+    "subscribe_alerts": _Message,
+    "unsubscribe_alerts": _Message,
+    "ping": _Message,
+}
+_read_frame = msgspec.json.Decoder(_ToplistFrame).decode
+
+
+def _frame(kind: str, data: Any = None) -> str:
+    """NaN becomes null."""
+    content = {"type": kind} if data is None else {"type": kind, "data": data}
+    return msgspec.json.encode(content).decode()
+
+
+_WELCOME = _frame("welcome", {"protocol": PROTOCOL, "heartbeat_s": HEARTBEAT_S})
+_PONG = _frame("pong")
+
+
+class Gateway:
+    """`run` feeds it, `connect` is the endpoint. `toplists` are the ids that clients may subscribe to."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        clock: Clock,
+        *,
+        toplists: Collection[str],
+        partitions: int = 1,
+        max_clients: int = 2_000,
+        outbox: int = 1_000,
+        send_timeout_s: float = SEND_TIMEOUT_S,
+        close_grace_s: float = CLOSE_GRACE_S,
+    ) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._toplists = frozenset(toplists)
+        self._partitions = partitions
+        self._max_clients = max_clients
+        self._outbox = outbox
+        self._send_timeout_s = send_timeout_s
+        self._close_grace_s = close_grace_s
+        self._clients: set[Client] = set()
+        self._newest: dict[str, str] = {}
+
+    @property
+    def clients(self) -> int:
+        return len(self._clients)
+
+    async def run(self) -> None:
+        """Hand out alerts and toplists, from now on until the bus closes."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_toplists(), name="gateway toplists")
+            for partition in range(self._partitions):
+                tasks.create_task(self._follow_alerts(partition), name=f"gateway alerts {partition}")
+
+    async def _follow_alerts(self, partition: int) -> None:
+        async for entry in follow(self._bus, f"alerts.filtered:{partition}", clock=self._clock):
+            if isinstance(entry, Alerts):
+                for alert in entry.alerts:
+                    self._deliver(alert)
+
+    def _deliver(self, alert: Alert) -> None:
+        frame = _frame("alert", alert.as_json())
+        for client in self._clients:
+            client.offer_alert(frame, alert.received_ns)
+
+    async def _follow_toplists(self) -> None:
+        wait_s = 0.1
+        while True:
+            try:
+                async for payload in self._bus.listen(TOPLISTS_CHANNEL):
+                    self._update(payload)
+                    wait_s = 0.1
+            except Unavailable:
+                ERRORS_TOTAL.labels(where="gateway.toplists").inc()
+                wait_s = await pause(self._clock, wait_s)
+            else:
+                return
+
+    def _update(self, payload: bytes) -> None:
+        try:
+            toplist = _read_frame(payload).data.toplist_id
+            frame = payload.decode()
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            ERRORS_TOTAL.labels(where="gateway.toplist_frame").inc()
+            return
+        if toplist not in self._toplists:
+            # Nobody can have subscribed to it, and keeping it would let the other side fill this memory.
+            ERRORS_TOTAL.labels(where="gateway.toplist_id").inc()
+            return
+        self._newest[toplist] = frame
+        for client in self._clients:
+            client.offer_toplist(toplist, frame)
+
+    async def connect(self, websocket: WebSocket) -> None:
+        """The life of one connection: the endpoint ``/ws``."""
+        if len(self._clients) >= self._max_clients:
+            await websocket.send_denial_response(PlainTextResponse("too many clients", 503, {"Retry-After": "5"}))
+            return
+        client = Client(outbox=self._outbox)
+        client.reply(_WELCOME)
+        self._clients.add(client)  # counted before the first await, so that a storm cannot slip past the limit
+        WEBSOCKET_CONNECTIONS.inc()
+        try:
+            await websocket.accept()
+            await self._serve(websocket, client)
+        finally:
+            self._clients.discard(client)
+            WEBSOCKET_CONNECTIONS.dec()
+
+    async def _serve(self, websocket: WebSocket, client: Client) -> None:
+        reader = asyncio.create_task(self._read(websocket, client), name="websocket reader")
+        writer = asyncio.create_task(self._write(websocket, client), name="websocket writer")
+        try:
+            first: set[asyncio.Future[Any]] = {reader, writer, client.ending}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            self._clients.discard(client)
+            ending = client.ending.result() if client.ending.done() else None
+            if ending is not None and ending.flush and not writer.done():
+                client.wake()  # the writer returns once everything is sent
+                await asyncio.wait({writer}, timeout=self._close_grace_s)
+        finally:
+            reader.cancel()
+            writer.cancel()
+            outcomes = await asyncio.gather(reader, writer, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+        if ending is not None:
+            await self._close(websocket, ending)
+
+    async def _close(self, websocket: WebSocket, ending: Ending) -> None:
+        """Say goodbye; a client that does not read its goodbye in time is dropped."""
+        if websocket.client_state is WebSocketState.DISCONNECTED:
+            return
+        try:
+            async with asyncio.timeout(self._close_grace_s):
+                await websocket.close(ending.code, ending.reason)
+        except TimeoutError:
+            abort: Callable[[], None] | None = websocket.scope.get("extensions", {}).get(ABORT)
+            if abort is not None:
+                abort()
+        except (WebSocketDisconnect, WebSocketDisconnected):
+            pass  # it left first
+
+    async def _write(self, websocket: WebSocket, client: Client) -> None:
+        while True:
+            outgoing = client.take()
+            if outgoing is None:
+                if client.ending.done():
+                    return
+                await client.wait()
+                continue
+            frame, received_ns = outgoing
+            try:
+                async with asyncio.timeout(self._send_timeout_s):
+                    await websocket.send({"type": "websocket.send", "text": frame})
+            except TimeoutError:
+                client.end(4008, "slow")
+                return
+            except (WebSocketDisconnect, WebSocketDisconnected):
+                return
+            if received_ns is not None:
+                ALERTS_DELIVERED_TOTAL.inc()
+                if received_ns > 0:
+                    ALERT_DELIVERY_LATENCY_SECONDS.observe((self._clock.now_ns() - received_ns) / 1e9)
+
+    async def _read(self, websocket: WebSocket, client: Client) -> None:
+        with suppress(WebSocketDisconnected):
+            while not client.ending.done():
+                message = await websocket.receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                if not client.may_speak(asyncio.get_running_loop().time()):
+                    client.reply(_error("too_many", "more than 20 messages in a second"))
+                    client.end(4429, "too many messages", flush=True)
+                    return
+                self._handle(message.get("text"), client)
+
+    def _handle(self, text: str | None, client: Client) -> None:
+        if text is None:
+            client.complain(_error("bad_message", "frames must be text"))
+            return
+        if len(text) > MAX_FRAME_BYTES:
+            client.end(1009, "message too large")
+            return
+        try:
+            raw = load_json(text)
+        except Invalid as error:
+            client.complain(_error("bad_json", error.why))
+            return
+        kind = raw.get("type") if isinstance(raw, dict) else None
+        if not isinstance(kind, str):
+            client.complain(_error("bad_message", "must be an object with a type"))
+            return
+        model = _MODELS.get(kind)
+        if model is None:
+            client.complain(_error("unknown_type", f"the types are {', '.join(_MODELS)}"))
+            return
+        try:
+            message = model.model_validate(raw)
+        except ValidationError:
+            client.complain(_error("bad_message", f"has other fields than a {kind} message"))
+            return
+        self._obey(message, client)
+
+    def _obey(self, message: _Message, client: Client) -> None:
+        if message.type == "ping":
+            client.reply(_PONG)
+        elif not isinstance(message, _ToplistMessage):
+            client.wants_alerts = message.type == "subscribe_alerts"
+        elif message.toplist_id not in self._toplists or message.toplist_type != "system":
+            client.complain(_error("unknown_toplist", "there is no such toplist"))
+        elif message.type == "unsubscribe_toplist":
+            client.unsubscribe(message.toplist_id)
+        elif client.subscribe(message.toplist_id):
+            newest = self._newest.get(message.toplist_id)
+            if newest is not None:
+                client.offer_toplist(message.toplist_id, newest)
+        else:
+            client.reply(_error("too_many", "more than 200 subscriptions"))
+            client.end(4429, "too many subscriptions", flush=True)
+
+
+def _error(code: str, message: str) -> str:
+    return _frame("error", {"code": code, "message": message})

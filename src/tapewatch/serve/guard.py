@@ -1,0 +1,140 @@
+"""The outermost layer of the HTTP application: who may ask, which headers every answer carries, and what is counted.
+
+It looks at headers only. It never reads a body and never decides what a request means.
+"""
+
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tapewatch.serve.problems import problem
+from tapewatch.telemetry import ERRORS_TOTAL, HTTP_REQUESTS_TOTAL
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_METHODS = _SAFE | {"POST", "PUT", "PATCH", "DELETE"}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": (
+        "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
+        "object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+}
+_NOT_STORED = ("/api/", "/health", "/ready", "/metrics")
+
+log = structlog.get_logger(__name__)
+
+
+class Guard:
+    """ASGI middleware. `origins` and `hosts` are those of `Services`."""
+
+    def __init__(self, app: ASGIApp, *, origins: frozenset[str], hosts: frozenset[str]) -> None:
+        self.app = app
+        self._origins = origins
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            refusal = self._refusal(scope, changes=True)
+            if refusal is None:
+                await self.app(scope, receive, send)
+            else:
+                await _deny(scope, receive, send, refusal)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method = scope["method"]
+        # HEAD is GET without the body, which the server itself leaves out.
+        inner = {**scope, "method": "GET"} if method == "HEAD" else scope
+        status = 0
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = int(message["status"])
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers[name] = value
+                if scope["path"].startswith(_NOT_STORED):
+                    headers["Cache-Control"] = "no-store"
+            await send(message)
+
+        refusal = self._refusal(scope, changes=method not in _SAFE)
+        try:
+            if refusal is None:
+                await self.app(inner, receive, send_guarded)
+            else:
+                await refusal(scope, receive, send_guarded)
+        except Exception:
+            # A bug. Its story belongs into our log, not into the answer.
+            log.exception("request failed", method=method, path=scope["path"])
+            ERRORS_TOTAL.labels(where="api").inc()
+            if status:
+                raise
+            await problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; its log says why")(
+                scope, receive, send_guarded
+            )
+        finally:
+            label = method if method in _METHODS else "other"
+            HTTP_REQUESTS_TOTAL.labels(method=label, path=_template(inner), status=str(status)).inc()
+
+    def _refusal(self, scope: Scope, *, changes: bool) -> Response | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if self._hosts and _name(host) not in self._hosts:
+            return problem(HTTPStatus.MISDIRECTED_REQUEST, "this server does not go by that name")
+        origin = headers.get("origin")
+        if changes and origin is not None and not self._is_own(origin, host):
+            return problem(HTTPStatus.FORBIDDEN, "a page of another origin may not do this")
+        return None
+
+    def _is_own(self, origin: str, host: str) -> bool:
+        if origin in self._origins:
+            return True
+        try:
+            parts = urlsplit(origin)
+            asked = urlsplit(f"//{host}")
+            default = _DEFAULT_PORTS[parts.scheme]
+            return bool(parts.hostname) and (parts.hostname, parts.port or default) == (
+                asked.hostname,
+                asked.port or default,
+            )
+        except (ValueError, KeyError):  # not a URL, or of a scheme that pages do not have ("null" has none)
+            return False
+
+
+def _name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _template(scope: Scope) -> str:
+    """The route's path with its parameters' names, so that the number of label values stays bounded."""
+    path = getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) else "(no route)"
+
+
+async def _deny(scope: Scope, receive: Receive, send: Send, refusal: Response) -> None:
+    """Answer a WebSocket handshake with an ordinary response, where the server can."""
+    await receive()
+    if "websocket.http.response" in scope.get("extensions", {}):
+        await send(
+            {
+                "type": "websocket.http.response.start",
+                "status": refusal.status_code,
+                "headers": refusal.raw_headers,
+            }
+        )
+        await send({"type": "websocket.http.response.body", "body": refusal.body})
+    else:
+        await send({"type": "websocket.close", "code": 1008, "reason": ""})

@@ -1,0 +1,128 @@
+"""The HTTP and WebSocket server under the application: uvicorn, with what it leaves unbounded bounded.
+
+It owns sockets and their limits and knows nothing of what is served. Three things are added to uvicorn. A request's
+headers must arrive in time. A WebSocket's write buffers in the kernel are small, so that a client that does not read
+shows soon, and it can be dropped: closing in order waits for a reader that may never come back. And control frames and
+fragments, which never reach the application, are counted too.
+"""
+
+import asyncio
+import socket
+from asyncio.transports import BaseTransport
+from typing import Any, cast
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode, Frame
+
+MAX_FRAME_BYTES = 64 * 1024
+HEARTBEAT_S = 20
+ABORT = "tapewatch.abort"
+"""The scope extension that drops a WebSocket's connection at once: a callable without arguments."""
+
+_HEADERS_TIMEOUT_S = 10.0
+_SEND_BUFFER_BYTES = 256 * 1024
+_MAX_FRAGMENTS = 1024
+_MAX_PINGS_PER_S = 20
+
+
+class BoundedHttp(H11Protocol):
+    """A client that sends its headers drop by drop is cut off."""
+
+    _headers_deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._headers_arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE and (self.cycle is None or self.cycle.response_complete):
+            self._watch_headers()
+        else:
+            self._headers_arrived()
+
+    def _watch_headers(self) -> None:
+        if self._headers_deadline is None:
+            self._headers_deadline = self.loop.call_later(_HEADERS_TIMEOUT_S, self.transport.abort)
+
+    def _headers_arrived(self) -> None:
+        if self._headers_deadline is not None:
+            self._headers_deadline.cancel()
+            self._headers_deadline = None
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's sans-I/O WebSocket: its `send` waits while the transport's buffer is full, so memory stays bounded as
+    long as one task sends at a time.
+    """
+
+    _pings = 0
+    _pings_since_s = 0.0
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        raw = transport.get_extra_info("socket")
+        if raw is not None and raw.family in {socket.AF_INET, socket.AF_INET6}:
+            # Left alone, the kernel grows this to megabytes for each client that does not read.
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+
+    async def run_asgi(self) -> None:
+        extensions = cast("dict[str, Any]", self.scope["extensions"])
+        extensions[ABORT] = self.transport.abort
+        await super().run_asgi()
+
+    def handle_cont(self, event: Frame) -> None:
+        # The size of a message is limited by the parser, but empty fragments have none.
+        if len(self.frames) >= _MAX_FRAGMENTS:
+            self._fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+        else:
+            super().handle_cont(event)
+
+    def handle_ping(self) -> None:
+        now_s = self.loop.time()
+        if now_s - self._pings_since_s >= 1.0:
+            self._pings, self._pings_since_s = 0, now_s
+        self._pings += 1
+        if self._pings > _MAX_PINGS_PER_S:
+            # Pongs are written without waiting for the reader, so a flood of pings would fill memory.
+            self._fail(CloseCode.POLICY_VIOLATION, "too many pings")
+        else:
+            super().handle_ping()
+
+    def _fail(self, code: CloseCode, reason: str) -> None:
+        if not self.close_sent and not self.transport.is_closing():
+            self.conn.fail(code, reason)
+            self.handle_parser_exception()
+
+
+def server_config(app: ASGIApp, *, host: str, port: int, **options: Any) -> uvicorn.Config:
+    """What the application relies on; `options` adds to it, such as ``uds`` or ``forwarded_allow_ips``."""
+    settings: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "http": BoundedHttp,
+        "ws": BoundedWebSocket,
+        "ws_max_size": MAX_FRAME_BYTES,
+        "ws_ping_interval": HEARTBEAT_S,
+        "ws_ping_timeout": HEARTBEAT_S,
+        # 64 kB a connection, and a small frame from outside could unfold into a large one.
+        "ws_per_message_deflate": False,
+        "h11_max_incomplete_event_size": 16 * 1024,
+        "timeout_keep_alive": 15,
+        "timeout_graceful_shutdown": 3,
+        "server_header": False,
+        # A forwarded address is believed only from a proxy that the operator names.
+        "proxy_headers": "forwarded_allow_ips" in options,
+        "access_log": False,
+        "log_config": None,
+        "lifespan": "off",
+    }
+    return uvicorn.Config(app, **(settings | options))

@@ -1,0 +1,71 @@
+"""What the product says about itself: every Prometheus metric it exports, and how its logs look.
+
+This module declares; it measures nothing. The code that does a thing counts it. Names are a public interface:
+dashboards and alarms rely on them.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+from structlog.typing import Processor
+
+_FINE = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_COARSE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+SCAN_CYCLE_SECONDS = Histogram("scan_cycle_seconds", "One scan of all rules over one partition", buckets=_FINE)
+TICK_PROCESSING_LATENCY_SECONDS = Histogram(
+    "tick_processing_latency_seconds", "From a batch's arrival at ingest to its end in the scanner", buckets=_COARSE
+)
+ALERT_DELIVERY_LATENCY_SECONDS = Histogram(
+    "alert_delivery_latency_seconds",
+    "From the arrival of the trades that led to an alert to its frame being handed to a socket",
+    buckets=_COARSE,
+)
+CONSUMER_LAG = Gauge("consumer_lag", "Entries of the stream that the reader has not handled yet", ("role", "partition"))
+WORKER_QUEUE_DEPTH = Gauge("worker_queue_depth", "Items waiting in a bounded queue", ("queue",))
+TICKS_TOTAL = Counter("ticks_total", "Rows written to the tape", ("feed",))
+ALERTS_EMITTED_TOTAL = Counter("alerts_emitted_total", "Alerts that the scanner published")
+ALERTS_DELIVERED_TOTAL = Counter("alerts_delivered_total", "Alert frames handed to a socket, one a client")
+ERRORS_TOTAL = Counter("errors_total", "Failures that were survived, by the place that survived them", ("where",))
+HTTP_REQUESTS_TOTAL = Counter("http_requests_total", "Answered requests", ("method", "path", "status"))
+WEBSOCKET_CONNECTIONS = Gauge("websocket_connections", "Open WebSocket connections")
+
+
+def configure_logging(*, json: bool, level: int = logging.INFO) -> None:
+    """Logs to stderr, structlog's and the standard library's alike: JSON lines, or text for a person."""
+    shared: Sequence[Processor] = (
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    )
+    rendering: list[Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        if json
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.processors.StackInfoRenderer(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )

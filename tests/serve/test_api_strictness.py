@@ -1,0 +1,286 @@
+"""Hostile input over HTTP: every row is refused with a problem document, nothing is stored, and everybody else is served."""
+
+import asyncio
+import gzip
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tapewatch.serve import bodies, server
+from tapewatch.serve.api.alerts import parse_instant_ns, read_cursor, write_cursor
+
+pytestmark = pytest.mark.anyio
+RULES = "/api/v1/rules"
+JSON = {"Content-Type": "application/json"}
+
+
+def body(**fields: str) -> bytes:
+    """A rule in JSON, with fields replaced by raw JSON; ``surrogatepass`` lets half a character through."""
+    raw = {"name": '"n"', "conditions": '[{"metric":"price","operator":">","value":1}]'} | fields
+    return ("{" + ",".join(f'"{key}":{value}' for key, value in raw.items()) + "}").encode("utf-8", "surrogatepass")
+
+
+def condition(metric: str = '"price"', operator: str = '">"', value: str = "1") -> bytes:
+    return body(conditions=f'[{{"metric":{metric},"operator":{operator},"value":{value}}}]')
+
+
+BODIES: dict[str, bytes] = {
+    "value is NaN": condition(value="NaN"),
+    "value is Infinity": condition(value="Infinity"),
+    "value is -Infinity": condition(value="-Infinity"),
+    "value is 1e999": condition(value="1e999"),
+    "value is the text nan": condition(value='"nan"'),
+    "value is a text": condition(value='"1"'),
+    "value is true": condition(value="true"),
+    "value is null": condition(value="null"),
+    "value is too large": condition(value="1e16"),
+    "value is 10^400": condition(value="1" + "0" * 400),
+    "value has 5,000 digits": condition(value="9" * 5000),
+    "cooldown is 10^30": body(cooldown="1" + "0" * 30),
+    "cooldown is negative": body(cooldown="-1"),
+    "cooldown is NaN": body(cooldown="NaN"),
+    "cooldown is true": body(cooldown="true"),
+    "enabled is 1": body(enabled="1"),
+    "enabled is a text": body(enabled='"yes"'),
+    "name is missing": b'{"conditions":[{"metric":"price","operator":">","value":1}]}',
+    "name is a number": body(name="1"),
+    "name is empty": body(name='""'),
+    "name is 10 kB": body(name=json.dumps("n" * 10_000)),
+    "name has NUL": body(name='"a\\u0000b"'),
+    "name has a newline": body(name='"a\\nb"'),
+    "name has a raw newline": body(name='"a\nb"'),
+    "name has half a character": body(name='"\\ud800"'),
+    "name has half a character in UTF-8": body(name='"\ud800"'),
+    "name turns the writing direction": body(name='"abc\\u202edef"'),
+    "name has zero width": body(name='"ab\\u200bc"'),
+    "name has a private character": body(name='"\\ue000"'),
+    "description is 3 kB": body(description=json.dumps("d" * 3_000)),
+    "description has NUL": body(description='"\\u0000"'),
+    "unknown field": body(owner_id='"me"'),
+    "unknown field with half a character": body(**{"\\ud800": "1"}),
+    "unknown field of 60 kB": body(**{"k" * 60_000: "1"}),
+    "field of the machine": body(created_at='"2020-01-01T00:00:00Z"'),
+    "__proto__": body(__proto__='{"admin":true}'),
+    "unknown field in a condition": body(conditions='[{"metric":"price","operator":">","value":1,"x":1}]'),
+    "doubled key": body().replace(b'"name":"n"', b'"name":"n","name":"m"'),
+    "doubled key in a condition": body(conditions='[{"metric":"price","metric":"price","operator":">","value":1}]'),
+    "id with a slash": body(id='"a/b"'),
+    "id with dots": body(id='"../x"'),
+    "id with a newline at its end": body(id='"abc\\n"'),
+    "id is empty": body(id='""'),
+    "id is 65 characters": body(id=json.dumps("i" * 65)),
+    "conditions are missing": b'{"name":"n"}',
+    "conditions are empty": body(conditions="[]"),
+    "conditions are an object": body(conditions="{}"),
+    "conditions are 65": body(conditions=json.dumps([{"metric": "price", "operator": ">", "value": 1}] * 65)),
+    "operator is unknown": condition(operator='"=>"'),
+    "operator is code": condition(operator='"__import__"'),
+    "metric is unknown": condition(metric='"price_of_eggs"'),
+    "metric is code": condition(metric="\"__import__('os').system('id')\""),
+    "metric is a look-alike": condition(metric='"\u0441lose_prev_day"'),
+    "metric has full-width digits": condition(metric='"change_pct_\uff15m"'),
+    "metric is 60 kB": condition(metric=json.dumps("m" * 60_000)),
+    "metric is a list": condition(metric="[]"),
+    "nothing": b"",
+    "null": b"null",
+    "a list": b"[" + body() + b"]",
+    "a text": b'"rule"',
+    "two documents": body() + body(),
+    "a comment": b"/* */" + body(),
+    "a byte order mark": b"\xef\xbb\xbf" + body(),
+    "UTF-16": body().decode().encode("utf-16"),
+    "UTF-32": body().decode().encode("utf-32"),
+    "Latin-1": '{"name":"é"}'.encode("latin-1"),
+    "30,000 nested arrays": b"[" * 30_000,
+    "30,000 nested objects": b'{"a":' * 12_000,
+    "10,000 keys": ("{" + ",".join(f'"{n}":1' for n in range(6_000)) + "}").encode(),
+    "cut off": body()[:-5],
+}
+
+
+@pytest.mark.parametrize("hostile", BODIES.values(), ids=BODIES.keys())
+async def test_body_hostile_is_refused_and_never_stored(api: httpx.AsyncClient, hostile: bytes) -> None:
+    started = time.perf_counter()
+    for method, path in (("POST", RULES), ("POST", f"{RULES}/validate"), ("PUT", f"{RULES}/there")):
+        answer = await api.request(method, path, content=hostile, headers=JSON)
+        assert answer.status_code == 422, answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+        problem = answer.json()
+        assert problem["status"] == 422
+        assert problem["where"].startswith("body")
+        assert "Traceback" not in answer.text
+        assert len(answer.content) < 1_500
+    assert time.perf_counter() - started < 1.0
+    listed = await api.get(RULES)
+    assert (listed.status_code, listed.json()) == (200, {"items": [], "total": 0})
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/jsonx"]
+    + ["application/json; charset=utf-16", "text/json", "application/json, text/plain"],
+)
+async def test_body_of_another_type_is_415(api: httpx.AsyncClient, content_type: str) -> None:
+    answer = await api.post(RULES, content=body(), headers={"Content-Type": content_type})
+    assert answer.status_code == 415
+    assert (await api.get(RULES)).json()["total"] == 0
+
+
+async def test_body_compressed_is_415(api: httpx.AsyncClient) -> None:
+    bomb = gzip.compress(b" " * 10_000_000)
+    answer = await api.post(RULES, content=bomb, headers=JSON | {"Content-Encoding": "gzip"})
+    assert answer.status_code == 415
+
+
+async def test_body_of_64_kb_is_read_and_one_byte_more_is_413(api: httpx.AsyncClient) -> None:
+    full = body() + b" " * (bodies.MAX_BODY_BYTES - len(body()))
+    assert (await api.post(RULES, content=full, headers=JSON)).status_code == 201
+    assert (await api.post(RULES, content=full + b" ", headers=JSON)).status_code == 413
+
+
+async def test_body_chunked_is_cut_off_at_64_kb(api: httpx.AsyncClient) -> None:
+    sent = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(5_000):
+            sent += 1024
+            yield b" " * 1024
+
+    try:
+        assert (await api.post(RULES, content=chunks(), headers=JSON)).status_code == 413
+    except (httpx.WriteError, httpx.ReadError):
+        pass  # the server closed while we were still sending, which is the point
+    assert sent < 5_000 * 1024
+    assert (await api.get(RULES)).status_code == 200
+
+
+async def raw(address: str, request: bytes) -> bytes:
+    """What the server says to these bytes until it closes."""
+    host, _, port = address.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request)
+    try:
+        return await asyncio.wait_for(reader.read(), 5)
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"POST /api/v1/rules HTTP/1.1\r\nHost: h\r\nContent-Length: 999999999999\r\nContent-Type: application/json", 413),
+        (b"POST /api/v1/rules HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked", 400),
+        (b"POST /api/v1/rules HTTP/1.1\r\nHost: h\r\nContent-Length: -5", 400),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nHost: evil", 400),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nX: a\x00b", 400),
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: h", 400),
+        (b"TRACE /api/v1/rules HTTP/1.1\r\nHost: h\r\nConnection: close", 405),
+    ],
+    ids=["endless length", "smuggling", "negative length", "two hosts", "NUL in a header", "long path", "TRACE"],
+)
+async def test_request_malformed_is_refused(address: str, request_bytes: bytes, status: int) -> None:
+    answer = await raw(address, request_bytes + b"\r\n\r\n")
+    assert answer.split(b" ", 2)[1] == str(status).encode()
+    assert b"Traceback" not in answer
+
+
+async def test_body_that_never_ends_is_408(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_READ_TIMEOUT_S", 0.1)
+    head = b"POST /api/v1/rules HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+    assert (await raw(address, head)).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_headers_that_never_end_are_cut_off(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_HEADERS_TIMEOUT_S", 0.1)
+    assert await raw(address, b"GET /health HTTP/1.1\r\nHost: h\r\nX: ") == b""
+    first_answered = await raw(address, b"GET /health HTTP/1.1\r\nHost: h\r\n\r\nGET /health HTTP/1.1\r\nX: ")
+    assert first_answered.count(b"HTTP/1.1 200") == 1
+
+
+QUERIES = [
+    "/rules?limit=-1",
+    "/rules?limit=0",
+    "/rules?limit=501",
+    "/rules?limit=1_000",
+    "/rules?limit=%2B5",
+    "/rules?limit=05",
+    "/rules?limit=5.0",
+    "/rules?limit=1e2",
+    "/rules?limit=NaN",
+    "/rules?limit=true",
+    "/rules?limit=",
+    "/rules?limit=%D9%A5",
+    "/rules?limit=1" + "0" * 30,
+    "/rules?offset=-1",
+    "/rules?offset=1000000001",
+    "/rules?limt=5",
+    "/rules?limit=5&limit=6",
+    "/rules?sort=name;drop",
+    "/rules/mine?verbose=1",
+    "/alerts?symbol=%00",
+    "/alerts?symbol=AAPL%00",
+    "/alerts?symbol=" + "A" * 25,
+    "/alerts?symbol='%20OR%201=1",
+    "/alerts?rule_id=%25",
+    "/alerts?since=yesterday",
+    "/alerts?since=2024-02-30T00:00:00Z",
+    "/alerts?since=2024-01-01",
+    "/alerts?since=2024-01-01T00:00:00",
+    "/alerts?since=2024-01-01T00:00:00%2B24:00",
+    "/alerts?since=NaN",
+    "/alerts?until=0",
+    "/alerts?until=%D9%A2024-01-01T00:00:00Z",
+    "/alerts?cursor=x",
+    "/alerts?cursor=%00",
+    "/alerts?cursor=" + "A" * 201,
+    "/alerts?cursor=LTE6eA",
+    "/alerts?cursor=OTk5OTk5OTk5OTk5OTk5OTk5OTp4",
+    "/alerts?min_price=nan",
+    "/symbols?prefix=%00",
+    "/symbols?prefix=%25",
+    "/symbols?prefix=" + "A" * 25,
+    "/toplists/system/gainers_5m?limit=1_0",
+    "/toplists?x=1",
+    "/metrics?x=1",
+    "/system/status?x=1",
+    "/symbols/AA%00PL",
+    "/symbols/" + "A" * 25,
+    "/rules/..%00",
+    "/alerts/%FF",
+]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+async def test_query_hostile_is_422(api: httpx.AsyncClient, query: str) -> None:
+    answer = await api.get(f"/api/v1{query}")
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["detail"]
+    assert answer.json()["where"].startswith(("query.", "path."))
+    assert (await api.get(RULES)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"),
+    [
+        ("1970-01-01T00:00:01Z", 1_000_000_000),
+        ("1970-01-01T01:00:00.000000001+01:00", 1),
+        ("1969-12-31T23:00:00-01:00", 0),
+        ("2013-10-07t13:30:01.5z", 1_381_152_601_500_000_000),
+        ("0001-01-01T00:00:00+23:59", 0),
+        ("9999-12-31T23:59:59-23:59", 2**63 - 1),
+    ],
+)
+def test_instant_is_read_to_the_nanosecond_and_kept_in_range(text: str, ns: int) -> None:
+    assert parse_instant_ns(text, where="q") == ns
+
+
+def test_cursor_read_is_the_place_written() -> None:
+    assert read_cursor(write_cursor(2**63 - 1, "a" * 32)) == (2**63 - 1, "a" * 32)

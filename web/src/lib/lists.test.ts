@@ -1,0 +1,27 @@
+import { expect, test } from 'vitest';
+import type { Ranking, SystemToplist } from './api';
+import { families, inFamily, Movement } from './lists';
+
+const list = (id: string, title: string, window: string): SystemToplist => ({ id, title, window, metric: 'price', order: 'desc' });
+
+test('lists that differ in their window only are one family', () => {
+  const found = families([
+    list('gainers_5m', 'Gainers 5m', '5m'),
+    list('rsi_high', 'RSI 14 highest', '1m'),
+    list('gainers_day', 'Gainers day', 'day'),
+  ]);
+  expect(found.map(({ key, title }) => [key, title])).toEqual([['gainers', 'Gainers'], ['rsi_high', 'RSI 14 highest']]);
+  expect(inFamily(found[0]!, 'day')).toBe('gainers_day');
+  expect(inFamily(found[1]!, 'day')).toBe('rsi_high');
+});
+
+const ranked = (...symbols: string[]): Ranking[] =>
+  symbols.map((symbol, place) => ({ symbol, rank: place + 1, value: 1, metadata: { price: 1, change_pct_day: 1, volume_day: 1 } }));
+
+test('movement is counted against half a minute ago, and begins again with the tape', () => {
+  const movement = new Movement();
+  expect(movement.next(0, ranked('A', 'B')).size).toBe(0);
+  expect(movement.next(10_000, ranked('B', 'A', 'C'))).toEqual(new Map([['B', 1], ['A', -1], ['C', null]]));
+  expect(movement.next(35_000, ranked('B', 'A', 'C'))).toEqual(new Map([['B', 0], ['A', 0], ['C', 0]]));
+  expect(movement.next(1_000, ranked('C')).size).toBe(0);
+});

@@ -1,0 +1,157 @@
+/** The live market as this page knows it: connection, clock, lists, alerts and the catalogue. One instance, `live`. */
+
+import { SvelteMap } from 'svelte/reactivity';
+import { AlertLog, KEPT } from './alerts.svelte';
+import { api, explain, type Alert, type Metric, type Ranking, type SystemToplist, type ToplistData } from './api';
+import { parseTime } from './format';
+import { Movement } from './lists';
+import { TapeSocket, type ServerMessage, type SocketState } from './socket';
+
+export interface ListView { rankings: Ranking[]; moves: Map<string, number | null>; metric: string | undefined }
+export type DataState = 'fresh' | 'slow' | 'stale';
+
+const SLOW_MS = 3_000;
+const STALE_MS = 10_000;
+const FLUSH_MS = 250; // a rule that fires for a whole market at once is drawn four times a second, not ten thousand
+const OVERLAP_MS = 60_000; // partitions end their seconds at different moments: look a little further back than the newest alert
+const COUNT_PAGES = 25;
+
+export function dataState(ageMs: number): DataState {
+  return ageMs < SLOW_MS ? 'fresh' : ageMs < STALE_MS ? 'slow' : 'stale';
+}
+
+class Live {
+  socket = $state<SocketState>('connecting');
+  now = $state(performance.now());
+  session = $state('');
+  eventMs = $state<number | null>(null);
+  progressAt = $state<number | null>(null); // when event time last moved forward
+  notice = $state('');
+  toplists = $state.raw<SystemToplist[]>([]);
+  metrics = $state.raw<Metric[]>([]);
+  lists = new SvelteMap<string, ListView>();
+  alerts = new AlertLog();
+  news = $state.raw<Alert[]>([]); // what the last flush added
+
+  readonly dataAgeMs = $derived(this.progressAt === null ? Infinity : Math.max(0, this.now - this.progressAt));
+  readonly data = $derived(dataState(this.dataAgeMs));
+  readonly units = $derived(new Map(this.metrics.map((metric) => [metric.name, metric.unit])));
+
+  #socket = new TapeSocket(`${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/ws`, {
+    state: (state) => this.#connection(state),
+    message: (message) => this.#receive(message),
+  });
+  #movements = new Map<string, Movement>();
+  #newestMs = -Infinity;
+  #arrived: Alert[] = [];
+  #flush: ReturnType<typeof setTimeout> | undefined;
+  #flushedAt = -Infinity;
+  #historyLoaded = false;
+
+  /** Connects; the returned function ends everything. */
+  start(): () => void {
+    const tick = setInterval(() => (this.now = performance.now()), 500);
+    this.#socket.open();
+    return () => {
+      clearInterval(tick);
+      this.#socket.close();
+    };
+  }
+
+  /** Keeps a list current until the returned function is called. */
+  follow(id: string): () => void {
+    this.#socket.follow(id);
+    if (!this.#movements.has(id)) this.#movements.set(id, new Movement());
+    api.toplist(id, 50).then(
+      (data) => this.lists.has(id) || this.#rank({ ...data, toplist_id: id }),
+      () => undefined, // the socket brings the same within a second, and its light tells if it does not
+    );
+    return () => {
+      if (!this.#socket.leave(id)) return;
+      this.lists.delete(id);
+      this.#movements.delete(id);
+    };
+  }
+
+  #connection(state: SocketState): void {
+    this.socket = state;
+    if (state !== 'open') return;
+    this.#newestMs = -Infinity; // after a restart event time may begin earlier
+    this.notice = '';
+    void this.#load().catch((error: unknown) => (this.notice = explain(error)));
+  }
+
+  async #load(): Promise<void> {
+    if (this.toplists.length === 0) this.toplists = (await api.toplists()).items;
+    if (this.metrics.length === 0) this.metrics = (await api.metrics()).items;
+    await (this.#historyLoaded ? this.#loadMissed() : this.#loadHistory());
+  }
+
+  async #loadHistory(): Promise<void> {
+    let page = await api.alerts({ limit: 50 });
+    this.alerts.add(page.items, null);
+    this.#historyLoaded = true;
+    let more = this.alerts.countOlder(page.items);
+    for (let pages = 0; more && page.next_cursor; pages += 1) {
+      this.alerts.counted = false;
+      if (pages === COUNT_PAGES) return;
+      page = await api.alerts({ limit: 200, cursor: page.next_cursor });
+      more = this.alerts.countOlder(page.items);
+    }
+    this.alerts.counted = true;
+  }
+
+  async #loadMissed(): Promise<void> {
+    const newest = this.alerts.items[0];
+    const since = newest && new Date(newest.firedMs - OVERLAP_MS).toISOString();
+    let cursor: string | null | undefined;
+    let loaded = 0;
+    do {
+      const page = await api.alerts({ limit: 200, ...(since && { since }), ...(cursor && { cursor }) });
+      this.#announce(this.alerts.add(page.items, this.now));
+      cursor = page.next_cursor;
+      loaded += page.items.length;
+    } while (cursor && loaded < KEPT);
+    if (cursor) this.alerts.counted = false;
+  }
+
+  #receive(message: ServerMessage): void {
+    if (message.type === 'toplist_update') this.#update(message.data);
+    else if (message.type === 'error') this.notice = message.data.message;
+    else if (message.type === 'alert') {
+      this.#arrived.push(message.data);
+      this.#flush ??= setTimeout(() => this.#show(), Math.max(0, this.#flushedAt + FLUSH_MS - performance.now()));
+    }
+  }
+
+  #show(): void {
+    this.#flush = undefined;
+    this.#flushedAt = this.now = performance.now();
+    this.#announce(this.alerts.add(this.#arrived.splice(0), this.now));
+  }
+
+  #announce(added: Alert[]): void {
+    if (added.length > 0) this.news = added;
+  }
+
+  #update(data: ToplistData): void {
+    const ms = parseTime(data.timestamp);
+    if (ms > this.#newestMs) {
+      this.#newestMs = this.eventMs = ms;
+      this.session = data.session;
+      this.progressAt = this.now = performance.now();
+    }
+    this.#rank(data);
+  }
+
+  #rank(data: ToplistData): void {
+    const id = data.toplist_id;
+    const movement = this.#movements.get(id);
+    if (!movement) return; // an answer to a question that is no longer asked
+    const moves = movement.next(parseTime(data.timestamp), data.rankings);
+    const metric = data.metric ?? this.toplists.find((list) => list.id === id)?.metric;
+    this.lists.set(id, { rankings: data.rankings, moves, metric });
+  }
+}
+
+export const live = new Live();

@@ -1,0 +1,59 @@
+/** What the person chose, kept in this browser. Anything unreadable falls back to the defaults. */
+
+export interface Panel { list: string; rows: number }
+export const ROW_CHOICES = [10, 15, 25, 50];
+export const THEMES = ['dark', 'light', 'system'] as const;
+export type Theme = (typeof THEMES)[number];
+
+const KEY = 'tapewatch.settings.v1';
+const DEFAULT_LISTS = ['gainers_5m', 'losers_5m', 'gainers_day', 'volume_day', 'relative_volume_5m', 'vwap_above'];
+
+interface Saved { panels: Panel[]; theme: Theme; sound: boolean }
+
+/** What `text` says, as far as it makes sense; the defaults for the rest. */
+export function readSettings(text: string | null): Saved {
+  let saved: Partial<Record<keyof Saved, unknown>> = {};
+  try {
+    saved = Object(JSON.parse(text ?? '{}'));
+  } catch {
+    // Not ours, or cut short: as if nothing had been saved.
+  }
+  const panels = DEFAULT_LISTS.map((list, place) => {
+    const panel = Object((saved.panels as unknown[] | undefined)?.[place]) as Partial<Panel>;
+    return {
+      list: typeof panel.list === 'string' ? panel.list : list,
+      rows: ROW_CHOICES.find((rows) => rows === panel.rows) ?? 15,
+    };
+  });
+  return { panels, theme: THEMES.find((theme) => theme === saved.theme) ?? 'dark', sound: saved.sound === true };
+}
+
+function stored(): string | null {
+  try {
+    return localStorage.getItem(KEY);
+  } catch {
+    return null; // storage is forbidden: the page works, its choices last until it closes
+  }
+}
+
+class Settings {
+  panels = $state<Panel[]>([]);
+  theme = $state<Theme>('dark');
+  sound = $state(false);
+
+  constructor() {
+    Object.assign(this, readSettings(stored()));
+  }
+
+  /** Called in an effect, so that every change is kept. */
+  keep(): void {
+    const text = JSON.stringify({ panels: this.panels, theme: this.theme, sound: this.sound });
+    try {
+      localStorage.setItem(KEY, text);
+    } catch {
+      // As above.
+    }
+  }
+}
+
+export const settings = new Settings();

@@ -1,0 +1,90 @@
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { backoffMs, TapeSocket, type ServerMessage, type SocketState } from './socket';
+
+class FakeSocket {
+  static OPEN = 1;
+  static made: FakeSocket[] = [];
+  readyState = 0;
+  sent: { type: string; toplist_id?: string }[] = [];
+  onopen: (() => void) | null = null;
+  onmessage: ((event: { data: string }) => void) | null = null;
+  onclose: (() => void) | null = null;
+  constructor() { FakeSocket.made.push(this); }
+  send(text: string) { this.sent.push(JSON.parse(text)); }
+  close() { this.readyState = 3; }
+  accept() { this.readyState = 1; this.onopen?.(); }
+  say(message: object) { this.onmessage?.({ data: JSON.stringify(message) }); }
+}
+
+const states: SocketState[] = [];
+const messages: ServerMessage[] = [];
+let socket: TapeSocket;
+const last = () => FakeSocket.made.at(-1)!;
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  vi.stubGlobal('WebSocket', FakeSocket);
+  for (const list of [FakeSocket.made, states, messages]) list.length = 0;
+  socket = new TapeSocket('ws://test/ws', { state: (state) => states.push(state), message: (message) => messages.push(message) });
+});
+afterEach(() => {
+  socket.close();
+  vi.useRealTimers();
+  vi.unstubAllGlobals();
+});
+
+test('waits grow from half a second to fifteen, with jitter over the whole range', () => {
+  expect([0, 1, 2, 9].map((attempt) => backoffMs(attempt, () => 0))).toEqual([500, 500, 500, 500]);
+  expect([0, 1, 2, 9].map((attempt) => backoffMs(attempt, () => 1))).toEqual([1_000, 2_000, 4_000, 15_000]);
+});
+
+test('after a loss it connects again and asks for what is still followed', () => {
+  socket.follow('gainers_5m');
+  socket.follow('losers_5m');
+  socket.open();
+  last().accept();
+  expect(last().sent.map(({ toplist_id }) => toplist_id)).toEqual(['gainers_5m', 'losers_5m']);
+  expect(socket.leave('losers_5m')).toBe(true);
+  last().onclose?.();
+  vi.advanceTimersByTime(1_000);
+  last().accept();
+  expect(FakeSocket.made.length).toBe(2);
+  expect(last().sent).toEqual([{ type: 'subscribe_toplist', toplist_id: 'gainers_5m', toplist_type: 'system' }]);
+  expect(states).toEqual(['connecting', 'open', 'waiting', 'connecting', 'open']);
+});
+
+test('a list that two panels show is asked for once and left with the second', () => {
+  socket.open();
+  last().accept();
+  socket.follow('gainers_5m');
+  socket.follow('gainers_5m');
+  expect(socket.leave('gainers_5m')).toBe(false);
+  expect(socket.leave('gainers_5m')).toBe(true);
+  expect(last().sent.map(({ type }) => type)).toEqual(['subscribe_toplist', 'unsubscribe_toplist']);
+});
+
+test('it answers pings, asks on a silent line, and gives up a dead one', () => {
+  socket.open();
+  last().accept();
+  last().say({ type: 'ping' });
+  last().say({ type: 'welcome' });
+  expect([last().sent, messages]).toEqual([[{ type: 'pong' }], [{ type: 'welcome' }]]);
+  vi.advanceTimersByTime(10_000);
+  expect(last().sent.at(-1)).toEqual({ type: 'ping' });
+  vi.advanceTimersByTime(12_000);
+  expect(states.slice(2)).toContain('waiting');
+});
+
+test('a server that accepts and hangs up is not asked faster and faster', () => {
+  vi.spyOn(Math, 'random').mockReturnValue(1);
+  socket.open();
+  for (const wait of [1_000, 2_000, 4_000, 8_000, 15_000, 15_000]) {
+    const before = FakeSocket.made.length;
+    last().accept();
+    last().onclose?.();
+    vi.advanceTimersByTime(wait - 1);
+    expect(FakeSocket.made.length).toBe(before);
+    vi.advanceTimersByTime(1);
+    expect(FakeSocket.made.length).toBe(before + 1);
+  }
+});

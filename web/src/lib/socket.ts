@@ -1,0 +1,125 @@
+/** The WebSocket: stays connected, remembers what is followed, and never trusts a silent line. It knows no screens. */
+
+import type { Alert, ToplistData } from './api';
+
+export type SocketState = 'connecting' | 'open' | 'waiting';
+export type ServerMessage =
+  | { type: 'welcome' }
+  | { type: 'alert'; data: Alert }
+  | { type: 'toplist_update'; data: ToplistData }
+  | { type: 'ping' }
+  | { type: 'pong' }
+  | { type: 'error'; data: { code: string | number; message: string } };
+
+export interface SocketHandlers {
+  state(state: SocketState): void;
+  message(message: ServerMessage): void;
+}
+
+const FIRST_WAIT_MS = 500;
+const LONGEST_WAIT_MS = 15_000;
+const STEADY_MS = 5_000; // a connection that lived this long was a good one: the next wait starts small again
+const ASK_AFTER_MS = 8_000; // silence after which we ask "are you there?"
+const DEAD_AFTER_MS = 20_000; // silence after which a half-open connection is given up
+
+/** The wait before try `attempt` (0, 1, …): anywhere between 0.5 s and a ceiling that doubles from 1 s to 15 s. */
+export function backoffMs(attempt: number, random: () => number = Math.random): number {
+  const ceiling = Math.min(LONGEST_WAIT_MS, 2 * FIRST_WAIT_MS * 2 ** attempt);
+  return FIRST_WAIT_MS + random() * (ceiling - FIRST_WAIT_MS);
+}
+
+export class TapeSocket {
+  #url: string;
+  #handlers: SocketHandlers;
+  #socket: WebSocket | undefined;
+  #retry: ReturnType<typeof setTimeout> | undefined;
+  #watch: ReturnType<typeof setInterval> | undefined;
+  #followers = new Map<string, number>(); // two panels may show one list
+  #attempt = 0;
+  #openedAt = 0;
+  #heardAt = 0;
+
+  constructor(url: string, handlers: SocketHandlers) {
+    this.#url = url;
+    this.#handlers = handlers;
+  }
+
+  open(): void {
+    clearTimeout(this.#retry);
+    this.#handlers.state('connecting');
+    const socket = new WebSocket(this.#url);
+    this.#socket = socket;
+    this.#openedAt = 0;
+    this.#heardAt = Date.now();
+    this.#watch ??= setInterval(() => this.#check(), 2_000);
+    socket.onopen = () => {
+      this.#openedAt = this.#heardAt = Date.now();
+      for (const id of this.#followers.keys()) this.#ask('subscribe_toplist', id);
+      this.#handlers.state('open');
+    };
+    socket.onmessage = (event: MessageEvent<string>) => {
+      this.#heardAt = Date.now();
+      const message = JSON.parse(event.data) as ServerMessage;
+      if (message.type === 'ping') this.#send({ type: 'pong' });
+      else this.#handlers.message(message);
+    };
+    socket.onclose = () => this.#lost();
+  }
+
+  /** Ends the connection and its retries; `open` starts again. */
+  close(): void {
+    clearTimeout(this.#retry);
+    clearInterval(this.#watch);
+    this.#watch = undefined;
+    this.#drop();
+  }
+
+  follow(id: string): void {
+    const followers = this.#followers.get(id) ?? 0;
+    this.#followers.set(id, followers + 1);
+    if (followers === 0) this.#ask('subscribe_toplist', id);
+  }
+
+  /** True if nobody follows the list any more. */
+  leave(id: string): boolean {
+    const followers = (this.#followers.get(id) ?? 0) - 1;
+    if (followers > 0) {
+      this.#followers.set(id, followers);
+      return false;
+    }
+    this.#followers.delete(id);
+    this.#ask('unsubscribe_toplist', id);
+    return true;
+  }
+
+  #ask(type: 'subscribe_toplist' | 'unsubscribe_toplist', id: string): void {
+    this.#send(type === 'subscribe_toplist' ? { type, toplist_id: id, toplist_type: 'system' } : { type, toplist_id: id });
+  }
+
+  #send(message: object): void {
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
+  }
+
+  #check(): void {
+    const silent = Date.now() - this.#heardAt;
+    if (this.#socket && silent > DEAD_AFTER_MS) this.#lost();
+    else if (silent > ASK_AFTER_MS) this.#send({ type: 'ping' });
+  }
+
+  /** Forgets the socket at once: the closing handshake of a dead line can take minutes. */
+  #drop(): void {
+    const socket = this.#socket;
+    this.#socket = undefined;
+    if (!socket) return;
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close();
+  }
+
+  #lost(): void {
+    this.#drop();
+    if (this.#openedAt && Date.now() - this.#openedAt > STEADY_MS) this.#attempt = 0;
+    this.#handlers.state('waiting');
+    clearTimeout(this.#retry);
+    this.#retry = setTimeout(() => this.open(), backoffMs(this.#attempt++));
+  }
+}
