@@ -60,20 +60,20 @@ def _by_letters(tables: dict[str, dict[str, str]]) -> Any:
 def _by_flags(table: dict[str, Any]) -> Any:
     sets = {"official_open": Effect.OFFICIAL_OPEN, "official_close": Effect.OFFICIAL_CLOSE}
 
-    def fits(row: dict[str, Any], flags: int) -> bool:
-        if flags in row.get("except", ()):
+    def fits(row: dict[str, Any], flags: int, phase: str) -> bool:
+        if flags in row.get("except", ()) or phase not in row.get("phases", (phase,)):
             return False
         return flags == row["equals"] if "equals" in row else bool(flags & row["any"])
 
     def judge(conditions: str, _tape: str, phase: Phase) -> Effect:
         mask, _, suspicious = conditions.partition(" ")
-        flags = int(mask or "0", 16)
+        flags, name = int(mask or "0", 16), phase.name.lower()
         effect = Effect(0)
-        if not any(fits(row, flags) for row in table["no_volume"]):
+        if not any(fits(row, flags, name) for row in table["no_volume"]):
             effect |= Effect.VOLUME
         if not suspicious:
             for row in table["price"]:
-                if phase.name.lower() in row["phases"] and fits(row, flags):
+                if fits(row, flags, name):
                     effect |= PRICE | sets.get(row.get("sets", ""), Effect(0))
         return effect
 

@@ -180,10 +180,10 @@ async def raw(address: str, request: bytes) -> bytes:
         (b"POST /api/v1/rules HTTP/1.1\r\nHost: h\r\nContent-Length: -5", 400),
         (b"GET / HTTP/1.1\r\nHost: h\r\nHost: evil", 400),
         (b"GET / HTTP/1.1\r\nHost: h\r\nX: a\x00b", 400),
-        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: h", 400),
+        (b"GET / HTTP/1.1\r\nHost: h\r\n" + b"X: y\r\n" * 20_000 + b"Z", 431),
         (b"TRACE /api/v1/rules HTTP/1.1\r\nHost: h\r\nConnection: close", 405),
     ],
-    ids=["endless length", "smuggling", "negative length", "two hosts", "NUL in a header", "long path", "TRACE"],
+    ids=["endless length", "smuggling", "negative length", "two hosts", "NUL in a header", "many headers", "TRACE"],
 )
 async def test_request_malformed_is_refused(address: str, request_bytes: bytes, status: int) -> None:
     answer = await raw(address, request_bytes + b"\r\n\r\n")

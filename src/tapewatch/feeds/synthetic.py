@@ -86,7 +86,7 @@ def write_day(
     day: TradingDay,
     start_ns: int | None = None,
     end_ns: int | None = None,
-    row_group_rows: int = 250_000,
+    row_group_rows: int = 100_000,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write a synthetic day, or the part of it in [start_ns, end_ns), as a tape file; returns the rows written.

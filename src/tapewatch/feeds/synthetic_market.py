@@ -63,13 +63,14 @@ class Step:
 
 
 class DayShape:
-    """How trades and volatility are spread over a day, as running totals; a regular session adds up to 1 of each."""
+    """How trades and volatility are spread over a day, as running totals in regular sessions of ordinary length."""
 
     def __init__(self, day: TradingDay | None, *, shaped: bool) -> None:
         self._day = day if shaped else None
         if self._day is None:
             return
         knots, trades, variance = [], [], []
+        length = (self._day.close_ns - self._day.open_ns) / REGULAR_NS
         for start, end, is_regular, weights in (
             (self._day.pre_ns, self._day.open_ns, False, (0.04, 0.05)),
             (self._day.open_ns, self._day.close_ns, True, (1.0, 1.0)),
@@ -86,8 +87,8 @@ class DayShape:
                 density = 0.12 + 3 * np.exp(-mid / 0.02) + np.exp(-mid / 0.15)
             density /= density.sum()
             knots.append(start + at[:-1] * (end - start))
-            trades.append(density * weights[0])
-            variance.append((0.5 * density + 0.5 / len(density)) * weights[1])
+            trades.append(density * weights[0] * length)
+            variance.append((0.5 * density + 0.5 / len(density)) * weights[1] * length)
         self._knots = np.append(np.concatenate(knots), self._day.post_ns)
         self._trades = np.append(0.0, np.cumsum(np.concatenate(trades)))
         self._variance = np.append(0.0, np.cumsum(np.concatenate(variance)))

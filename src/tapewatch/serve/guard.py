@@ -88,6 +88,9 @@ class Guard:
 
     def _refusal(self, scope: Scope, *, changes: bool) -> Response | None:
         headers = Headers(scope=scope)
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # A proxy in front may believe the other one, and then take the body's end for somebody's next request.
+            return problem(HTTPStatus.BAD_REQUEST, "a body has one length", headers={"Connection": "close"})
         host = headers.get("host", "")
         if self._hosts and _name(host) not in self._hosts:
             return problem(HTTPStatus.MISDIRECTED_REQUEST, "this server does not go by that name")

@@ -11,7 +11,6 @@ import socket
 from asyncio.transports import BaseTransport
 from typing import Any, cast
 
-import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -30,33 +29,39 @@ _MAX_PINGS_PER_S = 20
 
 
 class BoundedHttp(H11Protocol):
-    """A client that sends its headers drop by drop is cut off."""
+    """A request's headers must arrive within ten seconds of the connection, or of the response before; and so must the
+    rest of a body that was refused. Bodies that are read have their own limit where they are read.
+    """
 
-    _headers_deadline: asyncio.TimerHandle | None = None
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._watch_headers()
+        self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._headers_arrived()
+        self._stop_watching()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.conn.their_state is h11.IDLE and (self.cycle is None or self.cycle.response_complete):
-            self._watch_headers()
-        else:
-            self._headers_arrived()
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering or self.transport.get_protocol() is not self:  # the latter once it became a WebSocket
+            self._stop_watching()
 
-    def _watch_headers(self) -> None:
-        if self._headers_deadline is None:
-            self._headers_deadline = self.loop.call_later(_HEADERS_TIMEOUT_S, self.transport.abort)
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self._watch()
 
-    def _headers_arrived(self) -> None:
-        if self._headers_deadline is not None:
-            self._headers_deadline.cancel()
-            self._headers_deadline = None
+    def _watch(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(_HEADERS_TIMEOUT_S, self.transport.abort)
+
+    def _stop_watching(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
@@ -116,7 +121,7 @@ def server_config(app: ASGIApp, *, host: str, port: int, **options: Any) -> uvic
         # 64 kB a connection, and a small frame from outside could unfold into a large one.
         "ws_per_message_deflate": False,
         "h11_max_incomplete_event_size": 16 * 1024,
-        "timeout_keep_alive": 15,
+        "timeout_keep_alive": 5,
         "timeout_graceful_shutdown": 3,
         "server_header": False,
         # A forwarded address is believed only from a proxy that the operator names.

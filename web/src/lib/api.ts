@@ -2,7 +2,7 @@
 
 export type Known = number | null; // null: the metric is unknown, which is never zero
 
-export interface SystemToplist { id: string; title: string; metric: string; window: string; order: 'asc' | 'desc' }
+export interface SystemToplist { id: string; title: string; metric: string; window: string }
 export interface Ranking {
   symbol: string;
   rank: number;
@@ -13,8 +13,8 @@ export interface ToplistData {
   toplist_id: string;
   title?: string;
   metric?: string;
-  session: string;
-  timestamp: string;
+  session: string | null;
+  timestamp: string | null; // null: before the first scan
   rankings: Ranking[];
 }
 export interface Alert {
@@ -34,7 +34,7 @@ export interface RuleDraft { name: string; description: string; conditions: Cond
 export interface Rule extends RuleDraft { id: string; version: number }
 export interface Metric { name: string; unit: string; formula: string }
 export interface Bar { ts?: string; ts_ns?: number; open: Known; high: Known; low: Known; close: Known; volume: Known }
-export interface SymbolView { symbol: string; as_of: string | null; session: string; metrics: Record<string, Known>; bars: Bar[] }
+export interface SymbolView { symbol: string; as_of: string | null; session: string | null; metrics: Record<string, Known>; bars: Bar[] }
 interface Items<T> { items: T[] }
 interface AlertPage extends Items<Alert> { next_cursor?: string | null }
 
@@ -51,7 +51,7 @@ export class ApiError extends Error {
 
 /** What to tell the person: the problem and, where the server names it, the field. */
 export function explain(error: unknown): string {
-  if (error instanceof ApiError) return error.where ? `${error.where}: ${error.message}` : error.message;
+  if (error instanceof ApiError && error.where) return `${error.where.replace(/^body\./, '')}: ${error.message}`;
   return error instanceof Error ? error.message : String(error);
 }
 
@@ -86,7 +86,7 @@ export const api = {
   symbol: (symbol: string) => call<SymbolView>('GET', `/symbols/${at(symbol)}`),
   alerts: (parameters: { limit: number; since?: string; cursor?: string }) =>
     call<AlertPage>('GET', `/alerts?${query(parameters)}`),
-  rules: () => call<Items<Rule>>('GET', '/rules'),
+  rules: () => call<Items<Rule>>('GET', '/rules?limit=500'),
   createRule: (draft: RuleDraft) => call<Rule>('POST', '/rules', draft),
   changeRule: (id: string, draft: RuleDraft) => call<Rule>('PUT', `/rules/${at(id)}`, draft),
   deleteRule: (id: string) => call<void>('DELETE', `/rules/${at(id)}`),

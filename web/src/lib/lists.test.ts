@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import type { Ranking, SystemToplist } from './api';
 import { families, inFamily, Movement } from './lists';
 
-const list = (id: string, title: string, window: string): SystemToplist => ({ id, title, window, metric: 'price', order: 'desc' });
+const list = (id: string, title: string, window: string): SystemToplist => ({ id, title, window, metric: 'price' });
 
 test('lists that differ in their window only are one family', () => {
   const found = families([

@@ -135,10 +135,10 @@ class Live {
   }
 
   #update(data: ToplistData): void {
-    const ms = parseTime(data.timestamp);
+    const ms = parseTime(data.timestamp ?? '');
     if (ms > this.#newestMs) {
       this.#newestMs = this.eventMs = ms;
-      this.session = data.session;
+      this.session = data.session ?? '';
       this.progressAt = this.now = performance.now();
     }
     this.#rank(data);
@@ -147,7 +147,7 @@ class Live {
   #rank(data: ToplistData): void {
     const id = data.toplist_id;
     const movement = this.#movements.get(id);
-    if (!movement) return; // an answer to a question that is no longer asked
+    if (!movement || data.timestamp === null) return; // no longer asked for, or before the first scan
     const moves = movement.next(parseTime(data.timestamp), data.rankings);
     const metric = data.metric ?? this.toplists.find((list) => list.id === id)?.metric;
     this.lists.set(id, { rankings: data.rankings, moves, metric });

@@ -63,12 +63,11 @@ test('a list that two panels show is asked for once and left with the second', (
   expect(last().sent.map(({ type }) => type)).toEqual(['subscribe_toplist', 'unsubscribe_toplist']);
 });
 
-test('it answers pings, asks on a silent line, and gives up a dead one', () => {
+test('it asks on a silent line and gives up a dead one', () => {
   socket.open();
   last().accept();
-  last().say({ type: 'ping' });
   last().say({ type: 'welcome' });
-  expect([last().sent, messages]).toEqual([[{ type: 'pong' }], [{ type: 'welcome' }]]);
+  expect([last().sent, messages]).toEqual([[], [{ type: 'welcome' }]]);
   vi.advanceTimersByTime(10_000);
   expect(last().sent.at(-1)).toEqual({ type: 'ping' });
   vi.advanceTimersByTime(12_000);

@@ -7,7 +7,6 @@ export type ServerMessage =
   | { type: 'welcome' }
   | { type: 'alert'; data: Alert }
   | { type: 'toplist_update'; data: ToplistData }
-  | { type: 'ping' }
   | { type: 'pong' }
   | { type: 'error'; data: { code: string | number; message: string } };
 
@@ -59,9 +58,7 @@ export class TapeSocket {
     };
     socket.onmessage = (event: MessageEvent<string>) => {
       this.#heardAt = Date.now();
-      const message = JSON.parse(event.data) as ServerMessage;
-      if (message.type === 'ping') this.#send({ type: 'pong' });
-      else this.#handlers.message(message);
+      this.#handlers.message(JSON.parse(event.data) as ServerMessage);
     };
     socket.onclose = () => this.#lost();
   }
