@@ -28,7 +28,6 @@ NEXT_DAY = TradingDay(
     close_ns=DAY.close_ns + 1440 * MINUTE_NS,
     post_ns=DAY.post_ns + 1440 * MINUTE_NS,
 )
-OFF_MARKET = ("4", "B", "W", "7V")
 
 
 class FakeClock:

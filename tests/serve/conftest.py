@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -98,6 +99,7 @@ async def gateway(bus: MemoryBus, clock: SystemClock, gateway_options: dict[str,
 
 @pytest.fixture
 def services(
+    *,
     store: SqlStore,
     bus: MemoryBus,
     hot: MemoryHotState,
@@ -127,14 +129,18 @@ async def serving(services: Services) -> AsyncIterator[str]:
     config = server_config(create_app(services), host="127.0.0.1", port=port)
     config.load()
     server = uvicorn.Server(config)
-    # Not `server.serve`: it looks for its end ten times a second and takes the process' signals, and there are many tests.
+    # Not `server.serve`: it looks for its end ten times a second, and takes the process' signals.
     server.lifespan = config.lifespan_class(config)
     await server.startup(sockets=[listening])
     try:
         yield f"127.0.0.1:{port}"
     finally:
-        server.force_exit = True
-        await server.shutdown(sockets=[listening])
+        for listener in server.servers:
+            listener.close()
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        while server.server_state.connections or server.server_state.tasks:  # noqa: ASYNC110  # uvicorn tells nobody
+            await asyncio.sleep(0.001)
 
 
 @pytest.fixture
@@ -149,9 +155,15 @@ async def address(services: Services) -> AsyncIterator[str]:
         yield address
 
 
+@pytest.fixture(scope="session")
+def tls() -> ssl.SSLContext:
+    """Never used, but a client makes one for itself otherwise, and reads all certificates of the machine for it."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
 @pytest.fixture
-async def api(address: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://{address}", timeout=10, trust_env=False) as client:
+async def api(address: str, tls: ssl.SSLContext) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=f"http://{address}", timeout=10, trust_env=False, verify=tls) as client:
         yield client
 
 

@@ -108,6 +108,12 @@ async def test_rule_validated_is_not_stored(api: httpx.AsyncClient, draft: dict[
     assert (await api.get(RULES)).json()["total"] == 0
 
 
+async def test_rule_cannot_take_the_name_of_an_operation(api: httpx.AsyncClient, draft: dict[str, Any]) -> None:
+    assert (await api.post(RULES, json=draft | {"id": "validate"})).status_code == 422
+    assert (await api.post(RULES, json=draft | {"id": "validated"})).status_code == 201
+    assert (await api.get(f"{RULES}/validated")).status_code == 200
+
+
 async def test_rule_invalid_says_where_and_why(api: httpx.AsyncClient, draft: dict[str, Any]) -> None:
     draft["conditions"].append({"metric": "change_pct_6m", "operator": ">", "value": 1})
     answer = await api.post(f"{RULES}/validate", json=draft)

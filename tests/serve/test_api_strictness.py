@@ -1,11 +1,11 @@
-"""Hostile input over HTTP: every row is refused with a problem document, nothing is stored, and everybody else is served."""
+"""Hostile input over HTTP: every row is refused with a problem document, nothing is stored, all others are served."""
 
 import asyncio
 import gzip
 import json
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -72,6 +72,8 @@ BODIES: dict[str, bytes] = {
     "id with dots": body(id='"../x"'),
     "id with a newline at its end": body(id='"abc\\n"'),
     "id is empty": body(id='""'),
+    "id is null": body(id="null"),
+    "version is null": body(version="null"),
     "id is 65 characters": body(id=json.dumps("i" * 65)),
     "conditions are missing": b'{"name":"n"}',
     "conditions are empty": body(conditions="[]"),
@@ -104,7 +106,7 @@ BODIES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("hostile", BODIES.values(), ids=BODIES.keys())
 async def test_body_hostile_is_refused_and_never_stored(api: httpx.AsyncClient, hostile: bytes) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for method, path in (("POST", RULES), ("POST", f"{RULES}/validate"), ("PUT", f"{RULES}/there")):
         answer = await api.request(method, path, content=hostile, headers=JSON)
         assert answer.status_code == 422, answer.text
@@ -114,15 +116,17 @@ async def test_body_hostile_is_refused_and_never_stored(api: httpx.AsyncClient, 
         assert problem["where"].startswith("body")
         assert "Traceback" not in answer.text
         assert len(answer.content) < 1_500
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 0.5
     listed = await api.get(RULES)
     assert (listed.status_code, listed.json()) == (200, {"items": [], "total": 0})
 
 
 @pytest.mark.parametrize(
     "content_type",
-    ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/jsonx"]
-    + ["application/json; charset=utf-16", "text/json", "application/json, text/plain"],
+    [
+        *("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "text/json"),
+        *("application/jsonx", "application/json; charset=utf-16", "application/json, text/plain"),
+    ],
 )
 async def test_body_of_another_type_is_415(api: httpx.AsyncClient, content_type: str) -> None:
     answer = await api.post(RULES, content=body(), headers={"Content-Type": content_type})
@@ -151,10 +155,9 @@ async def test_body_chunked_is_cut_off_at_64_kb(api: httpx.AsyncClient) -> None:
             sent += 1024
             yield b" " * 1024
 
-    try:
+    # The server may close while we are still sending, which is the point.
+    with suppress(httpx.WriteError, httpx.ReadError):
         assert (await api.post(RULES, content=chunks(), headers=JSON)).status_code == 413
-    except (httpx.WriteError, httpx.ReadError):
-        pass  # the server closed while we were still sending, which is the point
     assert sent < 5_000 * 1024
     assert (await api.get(RULES)).status_code == 200
 
@@ -175,12 +178,15 @@ async def raw(address: str, request: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
-        (b"POST /api/v1/rules HTTP/1.1\r\nHost: h\r\nContent-Length: 999999999999\r\nContent-Type: application/json", 413),
+        (
+            b"POST /api/v1/rules HTTP/1.1\r\nHost: h\r\nContent-Length: 999999999999\r\nContent-Type: application/json",
+            413,
+        ),
         (b"POST /api/v1/rules HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked", 400),
         (b"POST /api/v1/rules HTTP/1.1\r\nHost: h\r\nContent-Length: -5", 400),
         (b"GET / HTTP/1.1\r\nHost: h\r\nHost: evil", 400),
         (b"GET / HTTP/1.1\r\nHost: h\r\nX: a\x00b", 400),
-        (b"GET / HTTP/1.1\r\nHost: h\r\n" + b"X: y\r\n" * 20_000 + b"Z", 431),
+        (b"GET / HTTP/1.1\r\nHost: h\r\n" + b"X: y\r\n" * 20_000 + b"Z", 400),
         (b"TRACE /api/v1/rules HTTP/1.1\r\nHost: h\r\nConnection: close", 405),
     ],
     ids=["endless length", "smuggling", "negative length", "two hosts", "NUL in a header", "many headers", "TRACE"],

@@ -3,21 +3,23 @@
 Owns connections, transactions and the translation of the database's errors. It never retries (the caller waits and
 does), never caches a row, and creates no table outside `upgrade`.
 
-Statements are SQLAlchemy Core over the tables of `sql_tables`; what only one database knows is in `_url`,
-`_configure_sqlite`, `_insert` and `_translated`. Writes go one at a time, because SQLite has one writer, and each takes
-the write lock before it reads, so that no writer finds halfway that another was first. Reads run beside them on their
-own connections and see the last commit.
+Statements are SQLAlchemy Core over the tables of `sql_tables`; what only SQLite knows is in `_url`, `_insert`,
+`_translated` and the names that say so. Writes go one at a time, because SQLite has one writer, and each takes the write
+lock before it reads, so that no writer finds halfway that another was first. Reads run beside them on their own
+connections and see the last commit. Reads and writes that find no free connection wait for one.
 """
 
 import asyncio
 import math
 import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial, wraps
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import aiosqlite
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -39,6 +41,9 @@ from tapewatch.engine.columns import BAR_COLUMNS, Bars
 from tapewatch.errors import ConfigError, NotFound, TapewatchError, Unavailable, VersionConflict
 from tapewatch.ports import AlertQuery, Position
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 CONNECTIONS = 5
 BUSY_S = 5.0
 """How long a write waits for another process that writes to the same file."""
@@ -48,24 +53,54 @@ UNKNOWN_COLUMNS = ("open", "high", "low", "close", "volume", "vwap", "vwap_volum
 INT64_MAX = 2**63 - 1
 
 
+def _whole(
+    method: Callable[Concatenate["SqlStore", P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["SqlStore", P], Coroutine[Any, Any, T]]:
+    """Run the call to its end even if the caller is cancelled, and translate the database's errors.
+
+    A connection that is cancelled halfway through a statement keeps its locks until somebody collects it, and every
+    other writer waits for it in vain.
+    """
+
+    @wraps(method)
+    async def run(self: "SqlStore", *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._closed:
+            raise Unavailable("the store is closed")
+        task = asyncio.ensure_future(method(self, *args, **kwargs))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        try:
+            return await asyncio.shield(task)
+        except (exc.DBAPIError, exc.TimeoutError) as error:
+            remedy = _translated(error, self._url)
+            if remedy is None:  # a broken invariant of ours, which must not look like the database's fault
+                raise
+            raise remedy from error
+
+    return run
+
+
 class SqlStore:
     """`Store` in a SQLite file. `location` is its path, or a URL such as ``sqlite:///data/tapewatch.db``."""
 
     def __init__(self, location: str | Path) -> None:
         self._url = _url(location)
-        self._engine = create_async_engine(self._url, pool_size=CONNECTIONS, max_overflow=0)
+        self._engine = create_async_engine(
+            self._url, async_creator=self._connect, pool_size=CONNECTIONS, max_overflow=0
+        )
+        self._stopping: set[asyncio.Future[Any]] = set()
         sa.event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
         sa.event.listen(self._engine.sync_engine, "begin", _begin_sqlite)
         self._writing = asyncio.Lock()
-        self._using = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
+        self._running: set[asyncio.Task[Any]] = set()
         self._closed = False
 
+    @_whole
     async def upgrade(self) -> None:
         async with self._write() as connection:
             await connection.run_sync(migrations.upgrade)
 
+    @_whole
     async def save_bars(self, bars: Bars, *, reader: str, position: Position | None = None) -> None:
         insert = _insert(bars_1m)
         excluded = insert.excluded
@@ -82,6 +117,7 @@ class SqlStore:
                 await connection.exec_driver_sql(statement, rows[start : start + ROWS])
             await _save_position(connection, reader, position)
 
+    @_whole
     async def bars(
         self, symbol: str, *, start_ns: int | None = None, end_ns: int | None = None, limit: int = 1000
     ) -> Bars:
@@ -100,10 +136,13 @@ class SqlStore:
         }
         return Bars(symbols=(symbol,), symbol=np.zeros(len(rows), np.int32), **arrays)
 
+    @_whole
     async def save_alerts(
         self, alerts: Sequence[Alert], *, reader: str, position: Position | None = None
     ) -> list[Alert]:
-        first = {alert.alert_id: alert for alert in reversed(alerts)}
+        first: dict[str, Alert] = {}
+        for alert in alerts:
+            first.setdefault(alert.alert_id, alert)
         insert = _insert(alert_history).on_conflict_do_nothing(index_elements=[alert_history.c.alert_id])
         new: set[str] = set()
         async with self._write() as connection:
@@ -113,8 +152,9 @@ class SqlStore:
                 )
                 new.update(inserted.scalars())
             await _save_position(connection, reader, position)
-        return [alert for alert in alerts if alert.alert_id in new and alert is first[alert.alert_id]]
+        return [alert for alert_id, alert in first.items() if alert_id in new]
 
+    @_whole
     async def alerts(self, query: AlertQuery) -> list[Alert]:
         table = alert_history.c
         newest = sa.select(alert_history).order_by(table.fired_at_ns.desc(), table.alert_id.desc())
@@ -130,6 +170,7 @@ class SqlStore:
         async with self._read() as connection:
             return [_alert(row) for row in (await connection.execute(newest)).mappings()]
 
+    @_whole
     async def alert(self, alert_id: str) -> Alert:
         async with self._read() as connection:
             found = await connection.execute(sa.select(alert_history).where(alert_history.c.alert_id == alert_id))
@@ -138,6 +179,7 @@ class SqlStore:
             raise NotFound(f"there is no alert {alert_id}")
         return _alert(row)
 
+    @_whole
     async def position(self, reader: str) -> Position | None:
         table = reader_positions.c
         async with self._read() as connection:
@@ -145,6 +187,7 @@ class SqlStore:
             row = found.one_or_none()
         return None if row is None else Position(row.epoch, row.sequence)
 
+    @_whole
     async def rules(self) -> tuple[int, list[Rule]]:
         # One statement, so that the number and the rules are of the same moment on every database.
         newest = (
@@ -163,6 +206,7 @@ class SqlStore:
             rows = (await connection.execute(snapshot)).all()
         return rows[0].number, [_rule(row.document) for row in rows if row.document is not None]
 
+    @_whole
     async def rule(self, rule_id: str) -> Rule:
         newest = (
             sa.select(rule_versions.c.document)
@@ -175,6 +219,7 @@ class SqlStore:
             raise NotFound(f"there is no rule {rule_id}")
         return _rule(document)
 
+    @_whole
     async def save_rule(self, rule: Rule) -> Rule:
         stored = rule
         async with self._write() as connection:
@@ -206,6 +251,7 @@ class SqlStore:
             await _raise_ruleset_number(connection)
         return stored
 
+    @_whole
     async def delete_rule(self, rule_id: str) -> None:
         deleted = (
             sa.update(rules)
@@ -221,38 +267,27 @@ class SqlStore:
     async def close(self) -> None:
         """Refuse new calls, let the running ones end, and let go of the file."""
         self._closed = True
-        await self._unused.wait()
+        while self._running:
+            await asyncio.wait(self._running)
         await self._engine.dispose()
+        while self._stopping:
+            await asyncio.wait(self._stopping)
+
+    async def _connect(self) -> aiosqlite.Connection:
+        arguments, options = self._engine.dialect.create_connect_args(self._url)
+        return await _SqliteConnection(partial(sqlite3.connect, *arguments, **options), self._stopping)
 
     @asynccontextmanager
     async def _write(self) -> AsyncIterator[AsyncConnection]:
-        async with self._in_use(), self._writing, self._engine.connect() as connection:
+        async with self._writing, self._engine.connect() as connection:
             await connection.execution_options(tapewatch_writes=True)
             async with connection.begin():
                 yield connection
 
     @asynccontextmanager
     async def _read(self) -> AsyncIterator[AsyncConnection]:
-        async with self._in_use(), self._engine.connect() as connection:
+        async with self._engine.connect() as connection:
             yield connection
-
-    @asynccontextmanager
-    async def _in_use(self) -> AsyncIterator[None]:
-        if self._closed:
-            raise Unavailable("the store is closed")
-        self._using += 1
-        self._unused.clear()
-        try:
-            yield
-        except (exc.DBAPIError, exc.TimeoutError) as error:
-            remedy = _translated(error, self._url)
-            if remedy is None:  # a broken invariant of ours, which must not look like the database's fault
-                raise
-            raise remedy from error
-        finally:
-            self._using -= 1
-            if self._using == 0:
-                self._unused.set()
 
 
 def _url(location: str | Path) -> URL:
@@ -272,15 +307,39 @@ def _url(location: str | Path) -> URL:
     return url
 
 
+class _SqliteConnection(aiosqlite.Connection):
+    """A connection whose thread `close` can wait for.
+
+    A connection that failed or was cancelled is told to stop and left alone by the driver. Its thread then answers an
+    event loop that may be closed meanwhile, which ends in a traceback nobody can place.
+    """
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection], stopping: set[asyncio.Future[Any]]) -> None:
+        super().__init__(connector, iter_chunk_size=64)
+        self._thread.daemon = True  # a program that dies without closing the store must not hang
+        self._all_stopping = stopping
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        future = super().stop()
+        if future is not None:
+            self._all_stopping.add(future)
+            future.add_done_callback(self._all_stopping.discard)
+        return future
+
+
 def _configure_sqlite(connection: Any, _: object) -> None:
     # The driver would begin transactions by its own rules, which leave reads outside of them; `_begin_sqlite` does it.
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {round(BUSY_S * 1000)}")
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()
+    try:
+        cursor.execute(f"PRAGMA busy_timeout = {round(BUSY_S * 1000)}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+    except BaseException:
+        connection.close()  # the pool does not know it yet, and its thread would outlive the event loop
+        raise
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

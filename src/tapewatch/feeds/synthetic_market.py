@@ -314,7 +314,7 @@ class SyntheticMarket:
         symbol, first = np.unique(drawn, return_index=True)
         is_news = first < news
         self._advance(symbol, start, rng)
-        strength = np.where(is_news, 2.0 + rng.exponential(1.8, len(symbol)), 0.3 + rng.exponential(0.35, len(symbol)))
+        strength = np.where(is_news, 2.0 + rng.exponential(2.5, len(symbol)), 0.3 + rng.exponential(0.35, len(symbol)))
         move = strength * self.listing.sigma[symbol]
         move = np.where(is_news, np.maximum(move, 0.025), move).clip(0, 0.35) * rng.choice([-1.0, 1.0], len(symbol))
         at_once = np.where(is_news, 0.35, 0.0) * move

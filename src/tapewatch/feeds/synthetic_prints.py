@@ -143,16 +143,16 @@ class Printer:
         code = self._tables.sweep[venue_at]
         size = self._tables.size[self._size_row[symbol] + (bits & (SIZE_DRAWS - 1))]
         rare = (bits >> 32) & 0xFFFF
-        odd_ones = np.flatnonzero(rare < _FRACTION)
-        which = rare[odd_ones]
+        unusual = np.flatnonzero(rare < _FRACTION)
+        which = rare[unusual]
 
-        block = odd_ones[(which >= _BUST) & (which < _BLOCK)]
+        block = unusual[(which >= _BUST) & (which < _BLOCK)]
         size[block] = np.maximum(size[block], 100) * rng.integers(20, 300, len(block))
-        fraction = odd_ones[which >= _BLOCK]
+        fraction = unusual[which >= _BLOCK]
         fraction = fraction[exchange[fraction] == OFF_EXCHANGE]
         size[fraction] = size[fraction] % 20 + rng.integers(1, 10_000, len(fraction)) / 10_000
         is_odd = size < 100
-        code |= is_odd.astype(np.uint8) << 2
+        code |= is_odd.astype(np.uint8) * np.uint8(FLAG_I)
         if not is_regular:
             code |= FLAG_T
 
@@ -163,11 +163,11 @@ class Printer:
         printed[midpoint] = np.rint(np.floor(price[midpoint] * 100) * 10 + 5) / 1000
 
         if is_regular:
-            away = odd_ones[which < _DERIVED_AVERAGE]
+            away = unusual[which < _DERIVED_AVERAGE]
             printed[away], code[away] = _go_off_market(printed[away], rare[away], is_odd[away], rng)
             exchange[away] = OFF_EXCHANGE
         arrival = ts_ns.copy()
-        late = odd_ones[(which >= _DERIVED_AVERAGE) & (which < _LATE)]
+        late = unusual[(which >= _DERIVED_AVERAGE) & (which < _LATE)]
         delay_s = 1 + rng.exponential(12.0, len(late)).clip(0, 59)
         delay_s *= np.where(rng.random(len(late)) < 0.04, 10.0, 1.0)
         arrival[late] = np.minimum(ts_ns[late] + (delay_s * SECOND_NS).astype(np.int64), last_arrival_ns)
@@ -176,7 +176,7 @@ class Printer:
         sold = late[rng.random(len(late)) < 0.5]
         code[sold] = CODE["Z" if is_regular else "U"] + is_odd[sold]
         busted = np.zeros(n, np.bool_)
-        busted[odd_ones[(which >= _LATE) & (which < _BUST)]] = True
+        busted[unusual[(which >= _LATE) & (which < _BUST)]] = True
         return self._rows(
             symbol,
             ts_ns,

@@ -34,7 +34,6 @@ def create_app(services: Services) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
-        dependencies=[NO_DOUBLES],
     )
     app.add_middleware(Guard, origins=services.origins, hosts=services.hosts)
     app.add_exception_handler(TapewatchError, answer_tapewatch_error)
@@ -49,7 +48,7 @@ def create_app(services: Services) -> FastAPI:
         system.status_router(services),
         system.probes_router(services, prefix=API),
     ):
-        app.include_router(router)
+        app.include_router(router, dependencies=[NO_DOUBLES])
     app.include_router(system.probes_router(services), include_in_schema=False)
     app.include_router(system.prometheus_router())
     app.add_api_websocket_route("/ws", services.gateway.connect)

@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
-import structlog
 from pydantic import ConfigDict, Field, ValidationError
 from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected, WebSocketState
@@ -33,8 +32,6 @@ PROTOCOL = 1
 TOPLISTS_CHANNEL = "toplists.updated"
 CLOSE_GRACE_S = 5.0
 SEND_TIMEOUT_S = 10.0
-
-log = structlog.get_logger(__name__)
 
 
 class _UpdatedToplist(msgspec.Struct):

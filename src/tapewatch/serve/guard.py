@@ -3,10 +3,10 @@
 It looks at headers only. It never reads a body and never decides what a request means.
 """
 
+import logging
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,7 +27,7 @@ _HEADERS = {
 }
 _NOT_STORED = ("/api/", "/health", "/ready", "/metrics")
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Guard:
@@ -75,7 +75,7 @@ class Guard:
                 await refusal(scope, receive, send_guarded)
         except Exception:
             # A bug. Its story belongs into our log, not into the answer.
-            log.exception("request failed", method=method, path=scope["path"])
+            log.exception("%s %s failed", method, scope["path"])
             ERRORS_TOTAL.labels(where="api").inc()
             if status:
                 raise
@@ -123,7 +123,7 @@ def _name(host: str) -> str:
 
 def _template(scope: Scope) -> str:
     """The route's path with its parameters' names, so that the number of label values stays bounded."""
-    path = getattr(scope.get("route"), "path", None)
+    path = getattr(scope.get("route"), "path_format", None)
     return path if isinstance(path, str) else "(no route)"
 
 

@@ -22,6 +22,7 @@ HEARTBEAT_S = 20
 ABORT = "tapewatch.abort"
 """The scope extension that drops a WebSocket's connection at once: a callable without arguments."""
 
+_TCP = (socket.AF_INET, socket.AF_INET6)
 _HEADERS_TIMEOUT_S = 10.0
 _SEND_BUFFER_BYTES = 256 * 1024
 _MAX_FRAGMENTS = 1024
@@ -37,6 +38,10 @@ class BoundedHttp(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        raw = transport.get_extra_info("socket")
+        if raw is not None and raw.family in _TCP:
+            # asyncio does this only for sockets that it made itself; through others, each answer would wait 40 ms.
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -75,7 +80,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
         raw = transport.get_extra_info("socket")
-        if raw is not None and raw.family in {socket.AF_INET, socket.AF_INET6}:
+        if raw is not None and raw.family in _TCP:
             # Left alone, the kernel grows this to megabytes for each client that does not read.
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 

@@ -50,7 +50,7 @@ export function openChart(target: HTMLElement) {
       prices.setData(data);
       volumes.setData(data.map(({ time, open, close, volume }) => ({ time, value: volume, color: close < open ? downVolume : upVolume })));
       if (drawn !== symbol) chart.timeScale().fitContent();
-      drawn = symbol;
+      drawn = data.length > 0 ? symbol : '';
     },
     remove: () => chart.remove(),
   };

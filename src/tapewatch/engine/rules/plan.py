@@ -9,12 +9,14 @@ overhead per call; with many, rule by rule on rows of the board, because the cos
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tapewatch.engine.columns import F64, U8, Bool
 from tapewatch.engine.rules.tree import Comparison, Match, Ruleset, RuleSpec, alert_id
+from tapewatch.engine.symbols import Index
 
 _COMPARE: dict[str, Callable[..., Any]] = {
     ">": np.greater,
@@ -94,7 +96,7 @@ class Plan:
         Matches come in the order of rule, then symbol.
         """
         rules, count = self.ruleset.rules, values.shape[1]
-        width = (count + 7) // 8
+        width = (count + 63) // 64 * 8
         if self._true.shape[1] < width:
             grown = np.zeros((len(rules), max(width, 2 * self._true.shape[1])), np.uint8)
             grown[:, : self._true.shape[1]] = self._true
@@ -102,21 +104,25 @@ class Plan:
         matches: list[Match] = []
         if not count or not rules or (changed is not None and not changed.any()):
             return matches
+        scene = _Scene(values, now_ns, symbols, price, session)
         block = max(1, _BLOCK_CELLS // count)
         together = len(self._comparisons) * count <= _BLOCK_CELLS
-        buffer = np.empty((min(block, len(rules)), count), np.bool_)
+        truth = np.zeros((min(block, len(rules)), width * 8), np.bool_)
         scratch = np.empty(count, np.bool_)
         for first in range(0, len(rules), block):
             last = min(first + block, len(rules))
             if together:
-                truth = self._truth_together(values)
+                truth[: last - first, :count] = self._truth_together(values)
             else:
-                truth = buffer[: last - first]
-                self._truth_by_rule(values, first, last, truth, scratch)
-            packed = np.packbits(truth, axis=1)
+                self._truth_by_rule(values, first, last, truth[:, :count], scratch)
+            packed = np.packbits(truth[: last - first], axis=1)
             flips = packed ^ self._true[first:last, :width]
-            for r in np.flatnonzero(flips.any(axis=1)):
-                self._settle(first + int(r), flips[r], packed[r], values, now_ns, symbols, price, session, matches)
+            rows, words = np.nonzero(flips.view(np.uint64))
+            if len(rows):
+                places = np.flatnonzero(np.unpackbits(flips.view(np.uint64)[rows, words].view(np.uint8)))
+                r, s = rows[places >> 6], words[places >> 6] * 64 + (places & 63)
+                self._settle(first, packed, r, s, truth[r, s], scene, matches)
+                self._true[first:last, :width] = packed
         return matches
 
     def _truth_together(self, values: F64) -> Bool:
@@ -130,7 +136,7 @@ class Plan:
         return anded
 
     def _truth_by_rule(self, values: F64, first: int, last: int, truth: Bool, scratch: Bool) -> None:
-        for row, conditions in zip(truth, self._compiled[first:last], strict=True):
+        for row, conditions in zip(truth, self._compiled[first:last], strict=False):
             out = row
             for compare, metric, threshold in conditions:
                 compare(values[metric], threshold, out=out)
@@ -141,53 +147,64 @@ class Plan:
                 out = scratch
 
     def _settle(
-        self,
-        r: int,
-        flips: U8,
-        packed: U8,
-        values: F64,
-        now_ns: int,
-        symbols: Sequence[str],
-        price: F64,
-        session: str,
-        matches: list[Match],
+        self, first: int, packed: U8, rules: Index, symbols: Index, rose: Bool, scene: "_Scene", matches: list[Match]
     ) -> None:
-        """One rule's symbols that changed sides since the last scan."""
-        rule = self.ruleset.rules[r]
-        changed = np.flatnonzero(np.unpackbits(flips))
-        rose = (packed[changed >> 3] >> (7 - (changed & 7))) & 1 == 1
-        fell = changed[~rose]
-        kept = fell[~self._known_false(r, values, fell)]
-        state = self._true[r]
-        state[: len(packed)] = packed
-        np.bitwise_or.at(state, kept >> 3, (128 >> (kept & 7)).astype(np.uint8))
-        fired = self._fired[r]
-        for s in changed[rose].tolist():
+        """Symbols that changed sides since the last scan, in the order of rule and symbol. In `packed` those stay true
+        that only became unknown."""
+        fell = np.flatnonzero(~rose)
+        for place in np.unique(rules[fell]).tolist():
+            compiled = self._compiled[first + place]
+            if not any(scene.has_unknown[metric] for _, metric, _ in compiled):
+                continue
+            left = symbols[fell][rules[fell] == place]
+            kept = left[~_known_false(compiled, scene.values, left)]
+            np.bitwise_or.at(packed[place], kept >> 3, (128 >> (kept & 7)).astype(np.uint8))
+        for place, symbol in zip(rules[rose].tolist(), symbols[rose].tolist(), strict=True):
+            rule = self.ruleset.rules[first + place]
             if rule.cooldown_ns:
-                last_ns = fired.get(s)
-                if last_ns is not None and now_ns - last_ns < rule.cooldown_ns:
+                fired = self._fired[first + place]
+                last_ns = fired.get(symbol)
+                if last_ns is not None and scene.now_ns - last_ns < rule.cooldown_ns:
                     self.cooled_down += 1
                     continue
-                fired[s] = now_ns
-            matches.append(self._match(r, rule, s, values, now_ns, symbols[s], float(price[s]), session))
+                fired[symbol] = scene.now_ns
+            matches.append(self._match(first + place, rule, symbol, scene))
 
-    def _known_false(self, r: int, values: F64, symbols: Any) -> Bool:
-        false = np.zeros(len(symbols), np.bool_)
-        for compare, metric, threshold in self._compiled[r]:
-            operand = values[metric, symbols]
-            false |= ~compare(operand, threshold) & ~np.isnan(operand)
-        return false
-
-    def _match(
-        self, r: int, rule: RuleSpec, s: int, values: F64, now_ns: int, symbol: str, price: float, session: str
-    ) -> Match:
+    def _match(self, r: int, rule: RuleSpec, s: int, scene: "_Scene") -> Match:
         operands = zip(rule.conditions, self._compiled[r], strict=True)
         return Match(
-            alert_id=alert_id(rule, symbol, now_ns),
+            alert_id=alert_id(rule, scene.symbols[s], scene.now_ns),
             rule=rule,
-            symbol=symbol,
-            fired_at_ns=now_ns,
-            price=price,
-            values={c.metric: float(values[metric, s]) for c, (_, metric, _) in operands},
-            session=session,
+            symbol=scene.symbols[s],
+            fired_at_ns=scene.now_ns,
+            price=float(scene.price[s]),
+            values={c.metric: float(scene.values[metric, s]) for c, (_, metric, _) in operands},
+            session=scene.session,
         )
+
+
+@dataclass(slots=True)
+class _Scene:
+    """What one scan sees."""
+
+    values: F64
+    now_ns: int
+    symbols: Sequence[str]
+    price: F64
+    session: str
+    _unknown: Bool | None = None
+
+    @property
+    def has_unknown(self) -> Bool:
+        """Per metric: some symbol's value is unknown."""
+        if self._unknown is None:
+            self._unknown = np.isnan(self.values).any(axis=1)
+        return self._unknown
+
+
+def _known_false(compiled: Sequence[tuple[Callable[..., Any], int, float]], values: F64, symbols: Index) -> Bool:
+    false = np.zeros(len(symbols), np.bool_)
+    for compare, metric, threshold in compiled:
+        operand = values[metric, symbols]
+        false |= ~compare(operand, threshold) & ~np.isnan(operand)
+    return false

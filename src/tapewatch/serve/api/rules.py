@@ -1,16 +1,16 @@
 """Rules: list, create, read, replace, delete, validate. Every change is told on the channel ``rules.updated``."""
 
+import logging
 import re
 import secrets
 from http import HTTPStatus
 from typing import Annotated, Any
 
 import msgspec
-import structlog
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, Field
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import AfterValidator, BaseModel, Field
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
 from tapewatch.documents import Identifier, Rule, RuleDraft, rfc3339
@@ -24,21 +24,45 @@ from tapewatch.serve.services import Services
 from tapewatch.telemetry import ERRORS_TOTAL
 
 _TRIES = 3
+_VALIDATE = "validate"
 _LOCATION = {"headers": {"Location": {"schema": {"type": "string"}}}}
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)
+
+
+_ABSENT = Field(json_schema_extra=_without_default)
+"""For a field that may be left out but, given, is never null: its default breaks its own rule and is not shown."""
+
+
+def _not_reserved(rule_id: str) -> str:
+    if rule_id == _VALIDATE:
+        raise ValueError(f"{_VALIDATE!r} is the name of an operation")
+    return rule_id
 
 
 class NewRule(RuleDraft):
     """A draft that may bring its own id; without one it gets one made of its name."""
 
-    id: Identifier | SkipJsonSchema[None] = None
+    id: Annotated[Identifier, AfterValidator(_not_reserved), _ABSENT] = ""
 
 
 class RuleChange(RuleDraft):
     """A draft that replaces a rule; with `version`, only if that is still the stored one."""
 
-    version: Annotated[int, Field(ge=1, le=2**31)] | SkipJsonSchema[None] = None
+    version: Annotated[int, Field(ge=1, le=2**31), _ABSENT] = 0
+
+
+class _RuleIdConvertor(StringConvertor):
+    """Any segment but the operation beside it, so that the one does not answer for the other."""
+
+    regex = rf"(?!{_VALIDATE}(?:/|$))[^/]+"
+
+
+register_url_convertor("rule_id", _RuleIdConvertor())
 
 
 class RuleList(BaseModel):
@@ -61,7 +85,7 @@ def router(services: Services) -> APIRouter:
         except Unavailable:
             # The change is stored and readers also look for new snapshots by themselves, so it only comes later.
             ERRORS_TOTAL.labels(where="rules.notify").inc()
-            log.warning("rule change could not be announced", rule_id=rule.id)
+            log.warning("the change of rule %s could not be announced", rule.id)
 
     @routes.get("", response_model=RuleList)
     async def list_rules(page: Annotated[Page, Query()]) -> Response:
@@ -85,7 +109,7 @@ def router(services: Services) -> APIRouter:
             try:
                 stored = await store.save_rule(rule)
             except VersionConflict:
-                if draft.id is not None:
+                if draft.id:
                     raise VersionConflict(f"the id {draft.id} is taken") from None
                 if attempt == _TRIES - 1:
                     raise
@@ -95,18 +119,18 @@ def router(services: Services) -> APIRouter:
         location = str(request.url_for("read_rule", rule_id=stored.id).path)
         return json_response(stored.model_dump(), status=201, headers={"Location": location, **_etag(stored)})
 
-    @routes.post("/validate", response_model=Validity, openapi_extra=_body(NewRule), dependencies=[NO_QUERY])
+    @routes.post(f"/{_VALIDATE}", response_model=Validity, openapi_extra=_body(NewRule), dependencies=[NO_QUERY])
     async def validate_rule(request: Request) -> Response:
         await read_document(request, NewRule)
         return json_response({"valid": True})
 
-    @routes.get("/{rule_id}", response_model=Rule, dependencies=[NO_QUERY])
+    @routes.get("/{rule_id:rule_id}", response_model=Rule, dependencies=[NO_QUERY])
     async def read_rule(rule_id: RuleId) -> Response:
         rule = await store.rule(rule_id)
         return json_response(rule.model_dump(), headers=_etag(rule))
 
     @routes.put(
-        "/{rule_id}",
+        "/{rule_id:rule_id}",
         response_model=Rule,
         openapi_extra=_body(RuleChange),
         dependencies=[NO_QUERY],
@@ -114,11 +138,11 @@ def router(services: Services) -> APIRouter:
     )
     async def replace_rule(request: Request, rule_id: RuleId) -> Response:
         change = await read_document(request, RuleChange)
-        conditional = change.version is not None or "if-match" in request.headers
+        conditional = change.version != 0 or "if-match" in request.headers
         for attempt in range(_TRIES):
             known = await store.rule(rule_id)
             _check_match(request, known)
-            if change.version not in {None, known.version}:
+            if change.version not in {0, known.version}:
                 raise VersionConflict(f"version {known.version} is stored, not {change.version}")
             try:
                 stored = await store.save_rule(
@@ -138,7 +162,7 @@ def router(services: Services) -> APIRouter:
         await notify(stored)
         return json_response(stored.model_dump(), headers=_etag(stored))
 
-    @routes.delete("/{rule_id}", status_code=204, dependencies=[NO_QUERY])
+    @routes.delete("/{rule_id:rule_id}", status_code=204, dependencies=[NO_QUERY])
     async def delete_rule(request: Request, rule_id: RuleId) -> Response:
         known = await store.rule(rule_id)
         _check_match(request, known)

@@ -1,0 +1,409 @@
+"""What every `Store` keeps its word about. The fixtures are named by `StoreContract`."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from tapewatch.contracts.samples import (
+    HOSTILE_TEXTS,
+    INT64_MAX,
+    INT64_MIN,
+    NOON_NS,
+    bar_rows,
+    make_alert,
+    make_bars,
+    make_rule,
+    same,
+)
+from tapewatch.documents import Alert, Rule
+from tapewatch.engine.columns import MINUTE_NS, Bars
+from tapewatch.errors import NotFound, VersionConflict
+from tapewatch.ports import AlertQuery, Position, Store
+
+OpenStore = Callable[[], Awaitable[Store]]
+
+
+async def walk(store: Store, query: AlertQuery) -> list[Alert]:
+    """All pages of a query, as a person who turns them sees them."""
+    seen: list[Alert] = []
+    while page := await store.alerts(query):
+        assert len(page) <= query.limit
+        seen += page
+        query = query._replace(before=(page[-1].fired_at_ns, page[-1].alert_id))
+    return seen
+
+
+@pytest.mark.anyio
+class StoreContract:
+    """Give `open_store`: each call opens the same data, empty and without a schema when the test begins. The suite
+    upgrades and closes what it opens.
+    """
+
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        raise NotImplementedError
+
+    @pytest.fixture
+    async def store(self, open_store: OpenStore) -> AsyncIterator[Store]:
+        store = await open_store()
+        await store.upgrade()
+        yield store
+        await store.close()
+
+    async def test_upgrade_again_keeps_everything(self, store: Store) -> None:
+        await store.save_rule(make_rule("a"))
+        await store.save_bars(make_bars([("A", NOON_NS)]), reader="bars:0", position=Position(1, 1))
+        await store.upgrade()
+        assert await store.rule("a") == make_rule("a")
+        assert len(await store.bars("A")) == 1
+        assert await store.position("bars:0") == Position(1, 1)
+
+    async def test_everything_is_there_after_closing_and_opening_again(
+        self, store: Store, open_store: OpenStore
+    ) -> None:
+        await store.save_bars(make_bars([("A", NOON_NS)]), reader="bars:0", position=Position(3, 4))
+        await store.save_alerts([make_alert(1)], reader="alerts:0", position=Position(5, 6))
+        await store.save_rule(make_rule("a"))
+        await store.save_rule(make_rule("b"))
+        await store.delete_rule("b")
+        before = await store.rules()
+        await store.close()
+        again = await open_store()
+        try:
+            await again.upgrade()
+            assert bar_rows(await again.bars("A")) == bar_rows(make_bars([("A", NOON_NS)]))
+            assert await again.alerts(AlertQuery()) == [make_alert(1)]
+            assert await again.position("bars:0") == Position(3, 4)
+            assert await again.position("alerts:0") == Position(5, 6)
+            assert await again.rules() == before
+        finally:
+            await again.close()
+
+    async def test_close_may_be_called_again(self, store: Store) -> None:
+        await store.close()
+        await store.close()
+
+    # Bars
+
+    async def test_bars_arrive_as_they_were(self, store: Store) -> None:
+        bars = make_bars([("A", NOON_NS), ("B", NOON_NS), ("A", NOON_NS + MINUTE_NS)], close=0.1 + 0.2)
+        await store.save_bars(bars, reader="bars:0")
+        stored = await store.bars("A")
+        assert isinstance(stored, Bars)
+        assert bar_rows(stored) == [row for row in bar_rows(bars) if row[0] == "A"]
+        assert same(stored, make_bars([("A", NOON_NS), ("A", NOON_NS + MINUTE_NS)], close=0.1 + 0.2))
+
+    async def test_unknown_vwap_stays_unknown(self, store: Store) -> None:
+        await store.save_bars(make_bars([("A", NOON_NS)], vwap=math.nan), reader="bars:0")
+        await store.save_bars(make_bars([("A", NOON_NS + MINUTE_NS)], vwap=5.0), reader="bars:0")
+        first, second = (await store.bars("A")).vwap.tolist()
+        assert math.isnan(first)
+        assert second == 5.0
+
+    async def test_extreme_numbers_and_hostile_symbols_arrive_as_they_were(self, store: Store) -> None:
+        for symbol in HOSTILE_TEXTS:
+            bars = make_bars([(symbol, INT64_MIN), (symbol, INT64_MAX)], trade_count=INT64_MAX, revision=INT64_MAX)
+            await store.save_bars(bars, reader=f"bars:{symbol}", position=Position(INT64_MAX, INT64_MAX))
+            assert bar_rows(await store.bars(symbol)) == bar_rows(bars)
+            assert await store.position(f"bars:{symbol}") == Position(INT64_MAX, INT64_MAX)
+
+    async def test_lower_revision_never_replaces_a_higher_one(self, store: Store) -> None:
+        async def stored() -> tuple[float, int]:
+            bars = await store.bars("A")
+            return float(bars.close[0]), int(bars.revision[0])
+
+        for revision, close, expected in (
+            (1, 10.0, (10.0, 1)),
+            (0, 11.0, (10.0, 1)),
+            (3, 12.0, (12.0, 3)),
+            (2, 13.0, (12.0, 3)),
+        ):
+            await store.save_bars(make_bars([("A", NOON_NS)], close=close, revision=revision), reader="bars:0")
+            assert await stored() == expected
+
+    async def test_highest_revision_of_one_batch_is_kept(self, store: Store) -> None:
+        bars = make_bars([("A", NOON_NS)] * 3 + [("B", NOON_NS)])
+        bars.revision[:] = [0, 2, 1, 0]
+        bars.close[:] = [1.0, 2.0, 3.0, 4.0]
+        await store.save_bars(bars, reader="bars:0")
+        assert (await store.bars("A")).close.tolist() == [2.0]
+        assert (await store.bars("B")).close.tolist() == [4.0]
+
+    async def test_saving_the_same_bars_again_changes_nothing(self, store: Store) -> None:
+        bars = make_bars([("A", NOON_NS), ("B", NOON_NS)])
+        for _ in range(3):
+            await store.save_bars(bars, reader="bars:0")
+        assert bar_rows(await store.bars("A")) + bar_rows(await store.bars("B")) == bar_rows(bars)
+
+    async def test_bars_are_the_newest_of_the_range_oldest_first(self, store: Store) -> None:
+        times = [NOON_NS + minute * MINUTE_NS for minute in range(10)]
+        await store.save_bars(make_bars([("A", ts_ns) for ts_ns in reversed(times)]), reader="bars:0")
+
+        async def found(**wanted: int) -> list[int]:
+            bars = await store.bars("A", **wanted)
+            return [times.index(ts_ns) for ts_ns in bars.ts_ns.tolist()]
+
+        assert await found() == list(range(10))
+        assert await found(limit=3) == [7, 8, 9]
+        assert await found(start_ns=times[2], end_ns=times[5]) == [2, 3, 4]
+        assert await found(start_ns=times[2], end_ns=times[5], limit=2) == [3, 4]
+        assert await found(end_ns=times[0]) == []
+        assert await found(limit=0) == []
+
+    async def test_bars_of_an_unknown_symbol_are_none(self, store: Store) -> None:
+        assert len(await store.bars("NOPE")) == 0
+
+    # Alerts
+
+    async def test_alert_arrives_as_it_was(self, store: Store) -> None:
+        alerts = [
+            make_alert(
+                number,
+                symbol=text,
+                rule_id=text,
+                rule_name=text,
+                session=text,
+                price=math.nan,
+                values={"price": math.nan, "rsi_14_1m": 0.1 + 0.2, "x": math.inf, text: -math.inf, "a": 5e-324},
+                fired_at_ns=(INT64_MIN, INT64_MAX)[number % 2],
+                received_ns=(INT64_MIN, INT64_MAX)[number % 2],
+            )
+            for number, text in enumerate(HOSTILE_TEXTS)
+        ]
+        assert await store.save_alerts(alerts, reader="alerts:0") == alerts
+        for alert in alerts:
+            assert same(await store.alert(alert.alert_id), alert)
+            assert same(await store.alerts(AlertQuery(symbol=alert.symbol)), [alert])
+            assert same(await store.alerts(AlertQuery(rule_id=alert.rule_id)), [alert])
+
+    async def test_alert_is_saved_once(self, store: Store) -> None:
+        one, two, three = make_alert(1), make_alert(2), make_alert(3)
+        assert await store.save_alerts([two, one], reader="alerts:0") == [two, one]
+        assert await store.save_alerts([three, one, two, three], reader="alerts:0") == [three]
+        assert await store.save_alerts([make_alert(1, price=5.0)], reader="alerts:0") == []
+        assert await store.alerts(AlertQuery()) == [three, two, one]
+
+    async def test_same_alerts_saved_at_once_are_new_to_one_caller(self, store: Store) -> None:
+        alerts = [make_alert(number) for number in range(20)]
+        saved = await asyncio.gather(*(store.save_alerts(alerts, reader=f"alerts:{n}") for n in range(10)))
+        assert sorted(len(new) for new in saved) == [0] * 9 + [20]
+
+    async def test_many_alerts_at_once(self, store: Store) -> None:
+        alerts = [make_alert(number) for number in range(5_000)]
+        assert await store.save_alerts(alerts, reader="alerts:0") == alerts
+        assert await store.alerts(AlertQuery(limit=10_000)) == alerts[::-1]
+
+    async def test_alert_that_never_was_is_not_found(self, store: Store) -> None:
+        with pytest.raises(NotFound, match="nope"):
+            await store.alert("nope")
+
+    async def test_query_filters_by_everything_it_names(self, store: Store) -> None:
+        alerts = [
+            make_alert(number, symbol="AB"[number % 2], rule_id=f"r{number % 3}", fired_at_ns=NOON_NS + number)
+            for number in range(30)
+        ]
+        await store.save_alerts(alerts, reader="alerts:0")
+
+        def expected(numbers: range) -> list[Alert]:
+            return [alerts[number] for number in reversed(numbers)]
+
+        assert await store.alerts(AlertQuery(limit=4)) == expected(range(26, 30))
+        assert await store.alerts(AlertQuery(symbol="A")) == expected(range(0, 30, 2))
+        assert await store.alerts(AlertQuery(rule_id="r1")) == expected(range(1, 30, 3))
+        assert await store.alerts(AlertQuery(symbol="B", rule_id="r0")) == expected(range(3, 30, 6))
+        assert await store.alerts(AlertQuery(since_ns=NOON_NS + 10, until_ns=NOON_NS + 15)) == expected(range(10, 15))
+        assert await store.alerts(AlertQuery(symbol="A", since_ns=NOON_NS + 25)) == expected(range(26, 30, 2))
+        assert await store.alerts(AlertQuery(symbol="C")) == []
+        assert await store.alerts(AlertQuery(limit=0)) == []
+
+    async def test_numbers_of_any_size_may_be_asked_for(self, store: Store) -> None:
+        await store.save_alerts([make_alert(1)], reader="alerts:0")
+        await store.save_bars(make_bars([("A", NOON_NS)]), reader="bars:0")
+        huge = 10**30
+        assert len(await store.alerts(AlertQuery(since_ns=-huge, until_ns=huge, limit=huge, before=(huge, "")))) == 1
+        assert await store.alerts(AlertQuery(since_ns=huge)) == []
+        assert await store.alerts(AlertQuery(until_ns=-huge)) == []
+        assert len(await store.bars("A", start_ns=-huge, end_ns=huge, limit=huge)) == 1
+        assert len(await store.bars("A", start_ns=huge)) == 0
+
+    async def test_pages_walk_everything_once_even_with_equal_times(self, store: Store) -> None:
+        alerts = [
+            make_alert(number, symbol="AB"[number % 2], rule_id=f"r{number % 3}", fired_at_ns=NOON_NS + number // 10)
+            for number in range(47)
+        ]
+        await store.save_alerts(alerts, reader="alerts:0")
+        newest_first = alerts[::-1]
+        for limit in (1, 7, 10, 100):
+            assert await walk(store, AlertQuery(limit=limit)) == newest_first
+            assert await walk(store, AlertQuery(limit=limit, symbol="A")) == newest_first[::2]
+            assert await walk(store, AlertQuery(limit=limit, rule_id="r1")) == newest_first[::3]
+
+    # Positions
+
+    async def test_position_of_an_unknown_reader_is_none(self, store: Store) -> None:
+        assert await store.position("bars:0") is None
+
+    async def test_position_is_that_of_the_readers_last_effect(self, store: Store) -> None:
+        await store.save_bars(make_bars([("A", NOON_NS)]), reader="bars:0", position=Position(1, 5))
+        await store.save_alerts([make_alert(1)], reader="alerts:0", position=Position(2, 7))
+        assert await store.position("bars:0") == Position(1, 5)
+        assert await store.position("alerts:0") == Position(2, 7)
+        await store.save_bars(make_bars([("A", NOON_NS)]), reader="bars:0", position=Position(2, 1))
+        assert await store.position("bars:0") == Position(2, 1)
+
+    async def test_effect_without_a_position_leaves_it(self, store: Store) -> None:
+        await store.save_bars(make_bars([("A", NOON_NS)]), reader="bars:0")
+        assert await store.position("bars:0") is None
+        await store.save_alerts([make_alert(1)], reader="bars:0", position=Position(1, 5))
+        await store.save_alerts([make_alert(2)], reader="bars:0")
+        assert await store.position("bars:0") == Position(1, 5)
+
+    async def test_position_moves_when_nothing_was_to_be_saved(self, store: Store) -> None:
+        await store.save_bars(make_bars([]), reader="bars:0", position=Position(1, 5))
+        assert await store.position("bars:0") == Position(1, 5)
+        assert await store.save_alerts([], reader="alerts:0", position=Position(1, 6)) == []
+        assert await store.position("alerts:0") == Position(1, 6)
+        await store.save_alerts([make_alert(1)], reader="alerts:0", position=Position(1, 7))
+        assert await store.save_alerts([make_alert(1)], reader="alerts:0", position=Position(1, 8)) == []
+        assert await store.position("alerts:0") == Position(1, 8)
+
+    async def test_reader_of_position_and_effect_never_sees_one_without_the_other(self, store: Store) -> None:
+        async def save_all() -> None:
+            for number in range(1, 21):
+                bars = make_bars([("A", NOON_NS + number * MINUTE_NS)])
+                await store.save_bars(bars, reader="bars:0", position=Position(1, number))
+
+        saving = asyncio.ensure_future(save_all())
+        while not saving.done():
+            position = await store.position("bars:0")
+            bars = await store.bars("A")
+            assert len(bars) >= (position.sequence if position else 0)
+        await saving
+
+    # Rules
+
+    async def test_rule_arrives_as_it_was(self, store: Store) -> None:
+        rule = make_rule("a", name="«\"'%;--»", enabled=False, cooldown=0.1 + 0.2)
+        assert await store.save_rule(rule) == rule
+        assert await store.rule("a") == rule
+
+    async def test_rules_are_by_id_and_the_newest_of_each(self, store: Store) -> None:
+        assert (await store.rules())[1] == []
+        for rule_id in ("b", "a", "c"):
+            await store.save_rule(make_rule(rule_id))
+        changed = await store.save_rule(make_rule("a", version=2, name="changed"))
+        await store.delete_rule("b")
+        assert (await store.rules())[1] == [changed, await store.rule("c")]
+
+    async def test_created_at_stays_that_of_version_one(self, store: Store) -> None:
+        first = await store.save_rule(make_rule("a"))
+        given = make_rule("a", version=2)
+        stored = await store.save_rule(given)
+        assert stored == given.model_copy(update={"created_at": first.created_at})
+        assert stored.updated_at == given.updated_at != first.updated_at
+        assert await store.rule("a") == stored
+
+    async def test_version_that_does_not_follow_is_a_conflict_and_changes_nothing(self, store: Store) -> None:
+        for version in (2, 7):
+            with pytest.raises(VersionConflict, match="a"):
+                await store.save_rule(make_rule("a", version=version))
+        await store.save_rule(make_rule("a"))
+        kept = await store.save_rule(make_rule("a", version=2))
+        before = await store.rules()
+        for version in (1, 2, 4):
+            with pytest.raises(VersionConflict, match="a"):
+                await store.save_rule(make_rule("a", version=version, name="too late"))
+        assert await store.rules() == before
+        assert await store.rule("a") == kept
+
+    async def test_of_fifty_that_create_one_id_at_once_one_wins(self, store: Store) -> None:
+        await self._one_wins(store, [make_rule("a", name=f"author {n}") for n in range(50)])
+
+    async def test_of_fifty_that_change_one_version_at_once_one_wins(self, store: Store) -> None:
+        await store.save_rule(make_rule("a"))
+        await self._one_wins(store, [make_rule("a", version=2, name=f"author {n}") for n in range(50)])
+
+    async def _one_wins(self, store: Store, candidates: list[Rule]) -> None:
+        outcomes = await asyncio.gather(*(store.save_rule(rule) for rule in candidates), return_exceptions=True)
+        won = [outcome for outcome in outcomes if isinstance(outcome, Rule)]
+        assert len(won) == 1
+        assert all(isinstance(outcome, (Rule, VersionConflict)) for outcome in outcomes)
+        assert await store.rule("a") == won[0]
+
+    async def test_ruleset_number_rises_with_every_change_and_only_then(self, store: Store) -> None:
+        numbers = [(await store.rules())[0]]
+        for change in (
+            store.save_rule(make_rule("a")),
+            store.save_rule(make_rule("b")),
+            store.save_rule(make_rule("a", version=2)),
+            store.delete_rule("b"),
+        ):
+            await change
+            numbers.append((await store.rules())[0])
+        assert numbers == sorted(set(numbers))
+        with pytest.raises(VersionConflict):
+            await store.save_rule(make_rule("a", version=2))
+        with pytest.raises(NotFound):
+            await store.delete_rule("b")
+        assert (await store.rules())[0] == numbers[-1]
+
+    async def test_ruleset_number_counts_changes_made_at_once(self, store: Store) -> None:
+        before, _ = await store.rules()
+        await asyncio.gather(*(store.save_rule(make_rule(f"r{n:02}")) for n in range(30)))
+        number, rules = await store.rules()
+        assert number >= before + 30
+        assert [rule.id for rule in rules] == [f"r{n:02}" for n in range(30)]
+
+    async def test_number_and_rules_are_of_the_same_moment(self, store: Store) -> None:
+        before, _ = await store.rules()
+        saving = asyncio.gather(*(store.save_rule(make_rule(f"r{n}")) for n in range(20)))
+        known: dict[int, int] = {}
+        while not saving.done():
+            number, rules = await store.rules()
+            assert known.setdefault(number, len(rules)) == len(rules)
+            assert number > before or not rules
+        await saving
+
+    async def test_rule_that_is_not_there_is_not_found(self, store: Store) -> None:
+        with pytest.raises(NotFound, match="nope"):
+            await store.rule("nope")
+        with pytest.raises(NotFound, match="nope"):
+            await store.delete_rule("nope")
+
+    async def test_deleted_rule_is_gone_and_its_alerts_stay(self, store: Store) -> None:
+        await store.save_rule(make_rule("gapper"))
+        await store.save_alerts([make_alert(1, rule_id="gapper")], reader="alerts:0")
+        await store.delete_rule("gapper")
+        with pytest.raises(NotFound):
+            await store.rule("gapper")
+        with pytest.raises(NotFound):
+            await store.delete_rule("gapper")
+        assert (await store.rules())[1] == []
+        assert await store.alerts(AlertQuery(rule_id="gapper")) == [make_alert(1, rule_id="gapper")]
+
+    async def test_deleted_rule_cannot_be_changed_or_its_id_used_again(self, store: Store) -> None:
+        # Its versions stay, and alerts speak of them: version 1 of this id already means something.
+        await store.save_rule(make_rule("a"))
+        await store.delete_rule("a")
+        for version in (1, 2):
+            with pytest.raises(VersionConflict):
+                await store.save_rule(make_rule("a", version=version))
+        assert (await store.rules())[1] == []
+
+    # All at once
+
+    async def test_reads_and_writes_at_once_all_succeed(self, store: Store) -> None:
+        async def write(number: int) -> None:
+            bars = make_bars([("A", NOON_NS + number * MINUTE_NS)])
+            await store.save_bars(bars, reader=f"bars:{number}", position=Position(1, number))
+            await store.save_alerts([make_alert(number)], reader=f"alerts:{number}")
+
+        async def read() -> None:
+            await store.bars("A")
+            await store.alerts(AlertQuery())
+            await store.rules()
+
+        await asyncio.gather(*(write(number) for number in range(25)), *(read() for _ in range(25)))
+        assert len(await store.bars("A")) == len(await store.alerts(AlertQuery())) == 25

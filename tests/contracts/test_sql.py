@@ -1,0 +1,234 @@
+"""The SQL store under its contract, and what only it promises: durability settings, migrations, translated errors."""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from tapewatch.adapters import sql
+from tapewatch.adapters.sql import SqlStore
+from tapewatch.adapters.sql_tables import bars_1m, metadata
+from tapewatch.contracts.samples import NOON_NS, bar_rows, make_alert, make_bars, make_rule, soon
+from tapewatch.contracts.store import OpenStore, StoreContract
+from tapewatch.engine.columns import BAR_COLUMNS, MINUTE_NS
+from tapewatch.errors import ConfigError, Unavailable
+from tapewatch.ports import AlertQuery, Position, Store
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    # People put data where they like; a URL, a driver and Alembic's options read these letters in their own ways.
+    directory = tmp_path / "100% of #data? & more"
+    directory.mkdir()
+    return directory / "tape watch.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[SqlStore]:
+    store = SqlStore(path)
+    await store.upgrade()
+    yield store
+    await store.close()
+
+
+class TestSqliteStore(StoreContract):
+    @pytest.fixture
+    def open_store(self, path: Path) -> OpenStore:
+        async def open_store() -> Store:
+            return SqlStore(path)
+
+        return open_store
+
+
+class TestSqliteStoreByUrl(StoreContract):
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        async def open_store() -> Store:
+            return SqlStore(f"sqlite:///{tmp_path}/store.db")
+
+        return open_store
+
+
+async def test_migrations_lead_to_the_tables_of_the_metadata(store: SqlStore, path: Path) -> None:
+    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(path))
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+def test_bars_table_has_the_columns_of_bars() -> None:
+    assert tuple(bars_1m.columns.keys()) == BAR_COLUMNS
+
+
+async def test_upgrade_leaves_logging_alone(path: Path) -> None:
+    root = logging.getLogger()
+    before = (root.level, list(root.handlers), logging.getLogger("alembic").level, logging.root.manager.disable)
+    known = logging.getLogger("tapewatch.test_upgrade")
+    store = SqlStore(path)
+    await store.upgrade()
+    await store.close()
+    assert (root.level, list(root.handlers), logging.getLogger("alembic").level, logging.root.manager.disable) == before
+    assert not known.disabled
+
+
+async def test_stores_of_one_file_may_upgrade_it_at_once(path: Path) -> None:
+    stores = [SqlStore(path) for _ in range(4)]
+    await asyncio.gather(*(store.upgrade() for store in stores))
+    assert await stores[0].rules() == (0, [])
+    for store in stores:
+        await store.close()
+
+
+async def test_store_of_a_newer_release_is_refused_in_one_line_and_left_as_it_is(store: SqlStore, path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.commit()
+    with pytest.raises(ConfigError, match=r"9999.*newer release") as caught:
+        await store.upgrade()
+    assert "\n" not in str(caught.value)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
+
+
+async def test_connections_are_durable_and_strict(store: SqlStore) -> None:
+    async with store._read() as connection:
+        pragmas = [
+            (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        ]
+    assert pragmas == ["wal", 2, 1, 5_000]
+
+
+async def test_newest_first_queries_walk_an_index(store: SqlStore, path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        for where in ("fired_at_ns < 5", "symbol = 'A'", "rule_id = 'r'", "(fired_at_ns, alert_id) < (5, 'a')"):
+            query = f"SELECT * FROM alert_history WHERE {where} ORDER BY fired_at_ns DESC, alert_id DESC LIMIT 5"  # noqa: S608
+            plan = " ".join(row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + query))
+            assert "USING INDEX ix_alert_history" in plan, where
+            assert "TEMP B-TREE" not in plan, where
+
+
+async def test_store_that_was_never_upgraded_says_what_to_run(path: Path) -> None:
+    store = SqlStore(path)
+    for call in (
+        store.rules(),
+        store.bars("A"),
+        store.save_bars(make_bars([("A", NOON_NS)]), reader="r"),
+        store.save_alerts([make_alert(1)], reader="r"),
+        store.save_rule(make_rule("a")),
+    ):
+        with pytest.raises(ConfigError, match="tapewatch db upgrade"):
+            await call
+    await store.close()
+
+
+async def test_file_that_cannot_be_opened_is_a_configuration_error(tmp_path: Path) -> None:
+    store = SqlStore(tmp_path / "missing" / "store.db")
+    with pytest.raises(ConfigError, match=r"missing.*cannot be opened"):
+        await store.upgrade()
+    await store.close()
+
+
+@pytest.fixture
+def diary(path: Path) -> Path:
+    path.write_bytes(b"this is a diary, not a database. " * 100)
+    return path
+
+
+async def test_file_that_is_no_database_is_a_configuration_error(diary: Path) -> None:
+    store = SqlStore(diary)
+    with pytest.raises(ConfigError, match="not a database"):
+        await store.upgrade()
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "location",
+    [":memory:", "sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true", "", "://", "mysql://h/d"],
+)
+def test_location_that_cannot_be_a_store_is_refused(location: str) -> None:
+    with pytest.raises(ConfigError):
+        SqlStore(location)
+
+
+async def test_write_while_another_process_writes_is_unavailable_and_works_later(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "BUSY_S", 0.05)
+    store = SqlStore(path)
+    await store.upgrade()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match="locked"):
+            await store.save_rule(make_rule("a"))
+        assert await store.rules() == (0, [])
+        other.execute("ROLLBACK")
+    await store.save_rule(make_rule("a"))
+    await store.close()
+
+
+async def test_failed_effect_does_not_move_the_position(store: SqlStore, path: Path) -> None:
+    await store.save_alerts([make_alert(1)], reader="r", position=Position(1, 1))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON reader_positions WHEN NEW.sequence = 2"
+            " BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        connection.commit()
+    with pytest.raises(Exception, match="no"):
+        await store.save_alerts([make_alert(2)], reader="r", position=Position(1, 2))
+    with pytest.raises(Exception, match="no"):
+        await store.save_bars(make_bars([("A", NOON_NS)]), reader="r", position=Position(1, 2))
+    assert await store.position("r") == Position(1, 1)
+    assert await store.alerts(AlertQuery()) == [make_alert(1)]
+    assert len(await store.bars("A")) == 0
+
+
+async def test_cancelled_write_leaves_the_store_usable_and_all_or_nothing(store: SqlStore) -> None:
+    for minute, delay_s in enumerate((0.0, 0.001, 0.003, 0.006, 0.01, 0.015, 0.02, 0.03)):
+        ts_ns = NOON_NS + minute * MINUTE_NS
+        bars = make_bars([(f"S{number}", ts_ns) for number in range(6_000)])
+        saving = asyncio.ensure_future(store.save_bars(bars, reader=f"r{minute}", position=Position(1, 1)))
+        await asyncio.sleep(delay_s)
+        saving.cancel()
+        await asyncio.gather(saving, return_exceptions=True)
+        # Another write comes after whatever became of the cancelled one.
+        await soon(store.save_rule(make_rule(f"after-{minute}")))
+        saved = await store.position(f"r{minute}") is not None
+        for symbol in ("S0", "S5999"):
+            assert len(await store.bars(symbol, start_ns=ts_ns)) == saved
+    reading = [asyncio.ensure_future(store.bars("S0")) for _ in range(20)]
+    await asyncio.sleep(0)
+    for task in reading:
+        task.cancel()
+    await asyncio.gather(*reading, return_exceptions=True)
+    await soon(store.bars("S0"))
+
+
+async def test_ten_thousand_bars_of_a_minute_arrive_whole(store: SqlStore) -> None:
+    for minute in range(2):
+        bars = make_bars([(f"S{number}", NOON_NS + minute * MINUTE_NS) for number in reversed(range(10_000))])
+        await store.save_bars(bars, reader="bars:0", position=Position(1, minute))
+    for number in (0, 1_999, 2_000, 9_999):
+        expected = make_bars([(f"S{number}", NOON_NS), (f"S{number}", NOON_NS + MINUTE_NS)])
+        assert bar_rows(await store.bars(f"S{number}")) == bar_rows(expected)
+
+
+async def test_close_lets_running_calls_end_and_refuses_later_ones(store: SqlStore) -> None:
+    saving = [asyncio.ensure_future(store.save_rule(make_rule(f"r{n}"))) for n in range(10)]
+    await asyncio.sleep(0)
+    await soon(store.close())
+    assert all(task.done() and task.exception() is None for task in saving)
+    with pytest.raises(Unavailable, match="closed"):
+        await store.rules()
+    with pytest.raises(Unavailable, match="closed"):
+        await store.save_rule(make_rule("z"))
