@@ -1,9 +1,12 @@
 """The exchange's calendar for the engine: trading days with their sessions, holidays and half days included."""
 
+from datetime import datetime
 from functools import cache
+from zoneinfo import ZoneInfo
 
 from tapewatch.engine.calendar import TradingDays
-from tapewatch.engine.columns import MINUTE_NS
+from tapewatch.engine.columns import MINUTE_NS, SECOND_NS
+from tapewatch.errors import ConfigError
 
 PRE_MINUTES = 330
 """Pre-market starts 04:00, five and a half hours before the open."""
@@ -29,3 +32,20 @@ def trading_days(first_year: int = 2003, last_year: int | None = None) -> Tradin
         close_ns=closes,
         post_ns=opens + 630 * MINUTE_NS,
     )
+
+
+def day_of(date: str) -> tuple[int, int, int, int]:
+    """The edges of a trading day's sessions, from ``YYYY-MM-DD``; `ConfigError` if the exchange is closed on it."""
+    try:
+        midnight_ns = int(datetime.fromisoformat(date).replace(tzinfo=ZoneInfo("America/New_York")).timestamp()) * SECOND_NS
+    except ValueError:
+        raise ConfigError(f"{date!r} is not a date such as 2025-03-03") from None
+    days = trading_days()
+    i = int(days.pre_ns.searchsorted(midnight_ns))
+    if i >= len(days.pre_ns) or days.pre_ns[i] - midnight_ns > 6 * 60 * MINUTE_NS:
+        raise ConfigError(f"{date} is not a trading day between {_date(days.open_ns[0])} and {_date(days.open_ns[-1])}")
+    return int(days.pre_ns[i]), int(days.open_ns[i]), int(days.close_ns[i]), int(days.post_ns[i])
+
+
+def _date(ts_ns: int) -> str:
+    return datetime.fromtimestamp(int(ts_ns) // SECOND_NS, ZoneInfo("America/New_York")).date().isoformat()

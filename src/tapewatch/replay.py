@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tapewatch.documents import Alert, Rule, ruleset
-from tapewatch.engine.bars import LATENESS_NS, empty_bars
-from tapewatch.engine.columns import MINUTE_NS, SECOND_NS, Bars, concat_bars, pulse
+from tapewatch.engine.bars import empty_bars
+from tapewatch.engine.columns import SECOND_NS, Bars, concat_bars
 from tapewatch.engine.conditions import Profile
 from tapewatch.engine.indicators import INDICATORS, Indicators, by_minute
 from tapewatch.engine.rules import Match
@@ -62,12 +62,6 @@ def scan_tape(
         matches += step.matches
         scans += step.scans
         on_progress(reader.seen.rows, reader.total_rows)
-    if scanner.bars.first_minute is not None:
-        end_ns = (scanner.bars.open_minute + 2) * MINUTE_NS + LATENESS_NS
-        step = scanner.step(pulse(end_ns))
-        parts += step.bars
-        matches += step.matches
-        scans += step.scans
     bars = final_bars(parts)
     return Replayed(
         bars=bars,

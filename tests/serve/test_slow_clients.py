@@ -135,11 +135,14 @@ async def test_stalled_send_is_slow_even_with_an_empty_outbox(
     await silent()
     await until(lambda: gateway.clients == 1, within_s=2)
     (state,) = gateway._clients
-    number = 0
-    while not state._queue:  # fill the buffers of socket and transport, not the outbox
-        await bus.publish("alerts.filtered:0", Alerts((wide(make_alert, number),)))
-        await asyncio.sleep(0.005)
-        number += 1
+    number, waiting = 0, 0
+    while waiting < 10:  # fill the buffers of socket and transport, not the outbox
+        if not state._queue:
+            waiting = 0
+            await bus.publish("alerts.filtered:0", Alerts((wide(make_alert, number),)))
+            number += 1
+        await asyncio.sleep(0.002)
+        waiting += 1
     took_s = await until(lambda: gateway.clients == 0, within_s=3)
     assert took_s > 0.5
     assert state.ending.result().code == 4008

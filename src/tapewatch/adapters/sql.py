@@ -4,9 +4,9 @@ Owns connections, transactions and the translation of the database's errors. It 
 does), never caches a row, and creates no table outside `upgrade`.
 
 Statements are SQLAlchemy Core over the tables of `sql_tables`; what only SQLite knows is in `_url`, `_insert`,
-`_translated` and the names that say so. Writes go one at a time, because SQLite has one writer, and each takes the write
-lock before it reads, so that no writer finds halfway that another was first. Reads run beside them on their own
-connections and see the last commit. Reads and writes that find no free connection wait for one.
+`_translated` and the names that say so. Writes go one at a time, because SQLite has one writer, and each takes the
+write lock before it reads, so that no writer finds halfway that another was first. Reads run beside them on their own
+connections and see the last commit. A call that finds all connections busy waits for one.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ def _whole(
     """
 
     @wraps(method)
-    async def run(self: "SqlStore", *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self: "SqlStore", /, *args: P.args, **kwargs: P.kwargs) -> T:
         if self._closed:
             raise Unavailable("the store is closed")
         task = asyncio.ensure_future(method(self, *args, **kwargs))

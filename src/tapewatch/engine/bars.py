@@ -86,7 +86,8 @@ class BarBuilder:
         self._revision = np.full((minutes, self.symbols.capacity), 0)
         self._phase = np.full(minutes, 0, np.intp)
         self._newest_ns = -1
-        self._newest_minute = -1
+        self.newest_minute = -1
+        """The newest minute with a print."""
         self._session: SessionAt | None = None
 
     # -- time ---------------------------------------------------------------------------------------------------------
@@ -114,7 +115,7 @@ class BarBuilder:
     def skip_empty(self, watermark_ns: int) -> None:
         """Jump over minutes without a print, which close without bars; a night costs no more than a minute."""
         target = (watermark_ns - self.lateness_ns) // MINUTE_NS
-        if self._newest_minute >= self.open_minute or target <= self.open_minute:
+        if self.newest_minute >= self.open_minute or target <= self.open_minute:
             return
         opened = self.open_minute + 2
         self.open_minute = target
@@ -201,7 +202,7 @@ class BarBuilder:
         flat = (minute & self._mask) * self.candles.capacity + symbol
         self.candles.add(flat, prints)
         revised: dict[int, Index] = {}
-        self._newest_minute = max(self._newest_minute, int(minute.max()))
+        self.newest_minute = max(self.newest_minute, int(minute.max()))
         if int(minute.min()) < self.open_minute:
             late = np.flatnonzero(minute < self.open_minute)
             self.tally["late"] += len(late)

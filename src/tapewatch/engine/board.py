@@ -4,8 +4,8 @@ A metric is a row of float64; NaN is unknown. Only the rows that somebody wants 
 scanner's state and changes nothing in it.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,6 +30,17 @@ class BoardRows:
     metrics: tuple[str, ...]
     values: F64
     """Shape (len(metrics), len(symbols)); NaN is unknown."""
+
+
+def merge_boards(boards: Sequence[BoardRows]) -> BoardRows:
+    """The boards of all partitions at one scan as one."""
+    if len(boards) == 1:
+        return boards[0]
+    return replace(
+        boards[0],
+        symbols=tuple(symbol for board in boards for symbol in board.symbols),
+        values=np.concatenate([board.values for board in boards], axis=1),
+    )
 
 
 @dataclass(slots=True)

@@ -83,6 +83,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ts_ns)
 
+    def received(self, now_ns: int) -> "Batch":
+        """The same batch, stamped with the wall clock of its arrival."""
+        return replace(self, received_ns=now_ns)
+
     def rows(self, start: int, stop: int) -> "Batch":
         """The rows from `start` up to `stop` as a view, with the marks that stand at or after `start` and before `stop`.
 

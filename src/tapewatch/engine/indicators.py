@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tapewatch.engine.calendar import TradingDays
+from tapewatch.engine.candles import last_of_each
 from tapewatch.engine.columns import F64, I32, I64, MINUTE_NS, Bars
 from tapewatch.engine.symbols import Index, SymbolTable
 
@@ -240,8 +241,8 @@ class Indicators:
 
 
 def by_minute(bars: Bars) -> Iterable[Bars]:
-    """Split bars that ascend in time into those of each minute, in order."""
+    """Split bars wherever the minute changes; of a bar that comes twice in a piece, the last revision stays."""
     edges = np.flatnonzero(np.diff(bars.ts_ns)) + 1
     for piece in np.split(np.arange(len(bars)), edges):
         if len(piece):
-            yield bars.take(piece)
+            yield bars.take(piece[np.sort(last_of_each(bars.symbol[piece]))])

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tapewatch.engine.columns import F64, I64, ROW_COLUMNS, SECOND_NS, U8, Batch, Bool, make_batch
+from tapewatch.engine.columns import F64, I64, MINUTE_NS, ROW_COLUMNS, SECOND_NS, U8, Batch, Bool, make_batch, pulse
 from tapewatch.errors import Invalid
 
 PULSE_NS = SECOND_NS // 10
@@ -88,12 +88,14 @@ class TapeReader:
         self.total_rows = sum(file.rows for file in files_)
 
     def batches(self) -> Iterator[Batch]:
-        """Marks included; the last batch carries none for the end, which the caller decides."""
+        """Rows and marks. The last batch is a pulse two minutes after the last minute, so that everything closes."""
         for group in self._groups:
             if len(group) == 1:
                 yield from (self._mark(self._decode(group[0], table, first)) for table, first in group[0].tables())
             else:
                 yield from self._merge([[self._decode(file, *part) for part in file.tables()] for file in group])
+        if self._run_ns >= 0:
+            yield pulse((self._run_ns // MINUTE_NS + 2) * MINUTE_NS)
 
     # -- one chunk ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,5 @@
+"""`python -m tapewatch` is `tapewatch`."""
+
+from tapewatch.cli import main
+
+main()

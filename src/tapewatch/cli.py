@@ -1,0 +1,308 @@
+"""The command line. Every command exits 0 on success and 2 on a usage or configuration error, with one clear line."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tapewatch import __version__
+from tapewatch.config import UpConfig, default_data_dir, scan_interval_ns
+from tapewatch.errors import ConfigError, Invalid, TapewatchError
+
+app = typer.Typer(
+    name="tapewatch",
+    help="A real-time scanner for US equities: every trade in, alerts and ranked lists out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+rules_app = typer.Typer(help="Check and test rules.", no_args_is_help=True)
+db_app = typer.Typer(help="The store's life.", no_args_is_help=True)
+app.add_typer(rules_app, name="rules")
+app.add_typer(db_app, name="db")
+
+_errors = Console(stderr=True, highlight=False)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the store is kept.")]
+
+
+def main() -> None:
+    """Run, and turn what the user can mend into one line."""
+    try:
+        app()
+    except (ConfigError, Invalid) as error:
+        _fail(error)
+    except TapewatchError as error:
+        _fail(error, code=1)
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        sys.stderr.close()
+        raise SystemExit(1) from None
+
+
+def _fail(error: Exception, *, code: int = 2) -> None:
+    line = " ".join(str(error).split())
+    print(f"tapewatch: {line}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"tapewatch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def up(
+    feed: Annotated[str, typer.Option(help="synthetic or replay.")] = "synthetic",
+    tape: Annotated[list[Path] | None, typer.Option(help="A tape file for --feed replay; may be repeated.")] = None,
+    host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
+    data_dir: DataDir = None,
+    rules: Annotated[Path | None, typer.Option(help="A file of rules to take over at the start.")] = None,
+    eligibility: Annotated[str, typer.Option(help="Which trades may set prices: a profile's name.")] = "alpaca",
+    scan_interval: Annotated[str, typer.Option(help="How often rules are asked: 100ms to 60s.")] = "1s",
+    symbols: Annotated[int, typer.Option(help="Symbols of the synthetic market.")] = 10_000,
+    ticks_per_second: Annotated[float, typer.Option(help="Trades a second of the synthetic market.")] = 5_000.0,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic market.")] = 1,
+    speed: Annotated[float, typer.Option(help="How much faster than the clock the feed's time runs.")] = 1.0,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Logs as JSON lines.")] = False,
+) -> None:
+    """Everything in one process: scanner, REST, WebSocket and page on one port."""
+    config = UpConfig(
+        feed=feed,
+        tapes=tuple(tape or ()),
+        host=host,
+        port=port,
+        data_dir=data_dir or default_data_dir(),
+        rules=rules,
+        eligibility=eligibility,
+        scan_interval_ns=scan_interval_ns(scan_interval),
+        symbols=symbols,
+        ticks_per_s=ticks_per_second,
+        seed=seed,
+        speed=speed,
+        log_json=log_json,
+    )
+    from tapewatch.app import run_up
+    from tapewatch.telemetry import configure_logging
+
+    configure_logging(json=config.log_json)
+
+    def ready(url: str) -> None:
+        print(f"tapewatch is up: {url}  (Ctrl+C stops it)", flush=True)
+
+    _run(run_up(config, on_ready=ready))
+
+
+def _run(work: Any) -> None:
+    """Run a coroutine; a group of one error is that error."""
+    import uvloop
+
+    try:
+        with suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(work)
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from (None if isinstance(error, TapewatchError) else group)
+
+
+@app.command()
+def replay(
+    tapes: Annotated[list[Path], typer.Argument(help="Tape files (Parquet), in any order.")],
+    out: Annotated[Path, typer.Option(help="Folder for bars, indicators, alerts and the summary.")],
+    rules: Annotated[Path | None, typer.Option(help="A file of rules (JSON).")] = None,
+    eligibility: Annotated[str, typer.Option(help="Which trades may set prices: a profile's name.")] = "alpaca",
+    scan_interval: Annotated[str, typer.Option(help="How often rules are asked: 100ms to 60s.")] = "1s",
+    keep_test_symbols: Annotated[bool, typer.Option("--keep-test-symbols", help="Keep exchange test symbols.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run tape files through the engine as fast as it can, and write what came out."""
+    from tapewatch.documents import load_rules
+    from tapewatch.eligibility import load_profile
+    from tapewatch.replay import scan_tape, write
+
+    interval_ns = scan_interval_ns(scan_interval)
+    profile = load_profile(eligibility)
+    loaded = load_rules(_read(rules), where=str(rules)) if rules else []
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out: {out} is a file, not a folder")
+    with _progress("trades") as advance:
+        replayed = scan_tape(
+            tapes,
+            profile=profile,
+            rules=loaded,
+            scan_interval_ns=interval_ns,
+            keep_test_symbols=keep_test_symbols,
+            on_progress=advance,
+        )
+    try:
+        write(replayed, out)
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write to {out}: {error.strerror}") from None
+    summary = replayed.summary
+    if as_json:
+        print(json.dumps(summary))
+        return
+    trades = summary["trades"]
+    print(
+        f"{trades['read']:,} trades read, {trades['used']:,} used, {trades['rejected']:,} rejected; "
+        f"{summary['bars']:,} bars, {summary['alerts']:,} alerts in {summary['elapsed_s']:.1f} s -> {out}"
+    )
+    for reason, item in {**summary["rejected"], **summary["dropped"]}.items():
+        if item["count"]:
+            first = f", first: {item['first']}" if item["first"] else ""
+            print(f"  {reason}: {item['count']:,}{first}")
+
+
+@app.command()
+def synthesize(
+    out: Annotated[Path, typer.Argument(help="The tape file to write.")],
+    day: Annotated[str, typer.Option(help="A trading day, YYYY-MM-DD.")] = "2025-03-03",
+    symbols: Annotated[int, typer.Option(help="How many symbols.")] = 1_000,
+    trades: Annotated[int, typer.Option(help="About how many trades.")] = 1_000_000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same tape.")] = 1,
+    session: Annotated[str, typer.Option(help="day (04:00 to 20:00) or regular.")] = "day",
+) -> None:
+    """Write a made-up trading day as a tape file, for trying replay without market data."""
+    from tapewatch.feeds.synthetic import TradingDay, write_day
+    from tapewatch.nyse import day_of
+
+    if session not in {"day", "regular"}:
+        raise ConfigError(f"--session: {session!r} is neither day nor regular")
+    if not 1 <= symbols <= 100_000 or trades < 1:
+        raise ConfigError("--symbols must be between 1 and 100000, --trades at least 1")
+    pre_ns, open_ns, close_ns, post_ns = day_of(day)
+    with _progress("rows") as advance:
+        rows = write_day(
+            out,
+            seed=seed,
+            symbols=symbols,
+            trades=trades,
+            day=TradingDay(pre_ns=pre_ns, open_ns=open_ns, close_ns=close_ns, post_ns=post_ns),
+            start_ns=open_ns if session == "regular" else None,
+            end_ns=close_ns if session == "regular" else None,
+            on_progress=lambda written, _now: advance(min(written, trades), trades),
+        )
+    print(f"{rows:,} trades of {symbols:,} symbols -> {out}")
+
+
+@rules_app.command("check")
+def rules_check(
+    file: Annotated[Path, typer.Argument(help="A file of rules (JSON).")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Say whether a file of rules is sound."""
+    from tapewatch.documents import load_rules
+
+    loaded = load_rules(_read(file), where=str(file))
+    if as_json:
+        print(json.dumps({"rules": [rule.model_dump() for rule in loaded]}))
+    else:
+        print(f"{file}: {len(loaded)} rules, all sound")
+
+
+@rules_app.command("test")
+def rules_test(
+    files: Annotated[list[Path], typer.Argument(help="Scenario files (YAML), or folders of them.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Run scenario files: given this tape and these rules, at this second expect this."""
+    from tapewatch.scenarios import find_scenarios, run_scenario
+
+    results = [run_scenario(scenario) for scenario in find_scenarios(files)]
+    failed = [result for result in results if result.failures]
+    if as_json:
+        print(json.dumps({"scenarios": [{"name": r.name, "failures": r.failures} for r in results]}))
+    else:
+        for result in results:
+            print(f"{'FAIL' if result.failures else 'ok  '} {result.name}")
+            for failure in result.failures:
+                print(f"     {failure}")
+        print(f"{len(results) - len(failed)} passed, {len(failed)} failed")
+    if failed:
+        raise typer.Exit(1)
+
+
+@db_app.command("upgrade")
+def db_upgrade(data_dir: DataDir = None) -> None:
+    """Create the store, or bring it up to this release."""
+    from tapewatch.app import open_store
+
+    folder = data_dir or default_data_dir()
+
+    async def upgrade() -> None:
+        store = await open_store(folder)
+        await store.close()
+
+    _run(upgrade())
+    print(f"the store in {folder} is up to date")
+
+
+@app.command()
+def doctor(data_dir: DataDir = None, as_json: JsonFlag = False) -> None:
+    """Check this machine and say what to mend."""
+    from tapewatch.doctor import examine
+
+    findings = examine(data_dir or default_data_dir())
+    if as_json:
+        print(json.dumps({"findings": [{"check": f.check, "ok": f.ok, "says": f.says} for f in findings]}))
+    else:
+        for finding in findings:
+            print(f"{'ok  ' if finding.ok else 'MEND'} {finding.check}: {finding.says}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Which figures; all of them if none is named.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+    seconds: Annotated[float, typer.Option(help="How long the figures of a running server are watched.")] = 60.0,
+) -> None:
+    """Measure the project's figures on this machine, with medians."""
+    from tapewatch.bench import FIGURES, measure
+
+    unknown = [name for name in names or () if name not in FIGURES]
+    if unknown:
+        raise ConfigError(f"unknown figure {unknown[0]!r}; there are: {', '.join(FIGURES)}")
+    measure(names or list(FIGURES), json_file=json_file, watch_s=seconds)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Invalid(str(path), f"cannot be read: {error.strerror}") from None
+
+
+@contextmanager
+def _progress(unit: str) -> Any:
+    """A bar on a terminal, nothing elsewhere; yields a function of (done, total)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_errors, transient=True, disable=not _errors.is_terminal) as progress:
+        task = progress.add_task(unit, total=None)
+        update: Callable[[int, int], None] = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
+        yield update

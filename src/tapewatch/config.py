@@ -1,0 +1,75 @@
+"""Settings of `tapewatch up`, checked once, and how durations and paths are read."""
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tapewatch.engine.columns import SECOND_NS
+from tapewatch.errors import ConfigError
+
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h)$")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+PULSE_S = 0.1
+
+
+def duration_s(text: str, *, option: str) -> float:
+    """Such as ``100ms``, ``1s``, ``2m``."""
+    match = _DURATION.match(text.strip())
+    if match is None:
+        raise ConfigError(f"{option}: {text!r} is not a duration such as 100ms, 1s or 2m")
+    return float(match[1]) * _UNIT_S[match[2]]
+
+
+def scan_interval_ns(text: str) -> int:
+    """Whole tenths of a second: the tape's own grain."""
+    seconds = duration_s(text, option="--scan-interval")
+    tenths = round(seconds * 10)
+    if tenths < 1 or abs(seconds * 10 - tenths) > 1e-9 or seconds > 60:
+        raise ConfigError(f"--scan-interval: {text!r} must be a multiple of 100ms, from 100ms to 60s")
+    return tenths * SECOND_NS // 10
+
+
+def default_data_dir() -> Path:
+    """`TAPEWATCH_DATA_DIR`, else the user's own place for program data."""
+    named = os.environ.get("TAPEWATCH_DATA_DIR")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "tapewatch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpConfig:
+    """Everything in one process."""
+
+    feed: str = "synthetic"
+    tapes: tuple[Path, ...] = ()
+    host: str = "127.0.0.1"
+    port: int = 8000
+    data_dir: Path = field(default_factory=default_data_dir)
+    rules: Path | None = None
+    eligibility: str = "alpaca"
+    scan_interval_ns: int = SECOND_NS
+    seed: int = 1
+    symbols: int = 10_000
+    ticks_per_s: float = 5_000.0
+    speed: float = 1.0
+    log_json: bool = False
+
+    def __post_init__(self) -> None:
+        if self.feed not in {"synthetic", "replay"}:
+            raise ConfigError(f"--feed: {self.feed!r} is not a feed; there are: synthetic, replay")
+        if self.feed == "replay" and not self.tapes:
+            raise ConfigError("--feed replay needs at least one --tape FILE")
+        if self.tapes and self.feed != "replay":
+            raise ConfigError("--tape goes with --feed replay")
+        if not 0 <= self.port <= 65_535:
+            raise ConfigError(f"--port: {self.port} is not a port (0 to 65535)")
+        if self.host not in {"127.0.0.1", "localhost", "::1"}:
+            raise ConfigError(f"--host: {self.host!r} is not a loopback address; accounts come first, open doors later")
+        if not 1 <= self.symbols <= 100_000:
+            raise ConfigError(f"--symbols: {self.symbols} is not between 1 and 100000")
+        if not 0 < self.ticks_per_s <= 500_000:
+            raise ConfigError(f"--ticks-per-second: {self.ticks_per_s:g} is not between 0 and 500000")
+        if not self.speed > 0:
+            raise ConfigError(f"--speed: {self.speed:g} is not positive")

@@ -1,0 +1,37 @@
+"""scanner: the tape into alerts and boards. All of the thinking is `engine.Scanner`; this is its loop."""
+
+import time
+
+from tapewatch.documents import Alert
+from tapewatch.engine.columns import SECOND_NS, Batch
+from tapewatch.engine.rules import Ruleset
+from tapewatch.engine.scanner import Scanner
+from tapewatch.ports import Alerts, Bus, Clock
+from tapewatch.telemetry import ALERTS_EMITTED_TOTAL, SCAN_CYCLE_SECONDS, TICK_PROCESSING_LATENCY_SECONDS
+
+
+class ScannerRole:
+    def __init__(self, *, scanner: Scanner, bus: Bus, clock: Clock, partition: int = 0) -> None:
+        self.scanner = scanner
+        self._bus, self._clock, self._partition = bus, clock, partition
+
+    async def run(self) -> None:
+        async for _, entry in self._bus.read(f"ticks:{self._partition}"):
+            if isinstance(entry, Batch):
+                await self._step(entry)
+            elif isinstance(entry, Ruleset):
+                self.scanner.apply(entry)
+
+    async def _step(self, batch: Batch) -> None:
+        started = time.perf_counter()
+        step = self.scanner.step(batch)
+        if step.scans:
+            SCAN_CYCLE_SECONDS.observe((time.perf_counter() - started) / step.scans)
+        if step.matches:
+            ALERTS_EMITTED_TOTAL.inc(len(step.matches))
+            alerts = tuple(Alert.of(match, received_ns=batch.received_ns) for match in step.matches)
+            await self._bus.publish(f"alerts:{self._partition}", Alerts(alerts))
+        for board in step.boards:
+            await self._bus.publish(f"board:{self._partition}", board)
+        if batch.received_ns:
+            TICK_PROCESSING_LATENCY_SECONDS.observe((self._clock.now_ns() - batch.received_ns) / SECOND_NS)
