@@ -97,9 +97,7 @@ async def run_up(config: UpConfig, *, on_ready: Callable[[str], None]) -> None:
             tasks.create_task(AlertsRole(bus=bus, hot=hot, store=store).run(), name="alerts")
             tasks.create_task(ScannerRole(scanner=scanner, bus=bus, clock=clock).run(), name="scanner")
             tasks.create_task(IndicatorsRole(indicators=Indicators(days), bus=bus, hot=hot).run(), name="indicators")
-            tasks.create_task(
-                BarsRole(builder=builder, bus=bus, hot=hot, store=store, clock=clock).run(), name="bars"
-            )
+            tasks.create_task(BarsRole(builder=builder, bus=bus, hot=hot, store=store, clock=clock).run(), name="bars")
             feeding = tasks.create_task(ingest.run(), name="ingest")
             serving = tasks.create_task(server.serve(sockets=[listener]), name="server")
             await server.serving.wait()

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.engine.metrics import canonical_metric
-from tapewatch.engine.rules import Comparison, Match, RuleSpec, Ruleset
+from tapewatch.engine.rules import Comparison, Match, Ruleset, RuleSpec
 from tapewatch.errors import Invalid
 
 MAX_CONDITIONS = 64
@@ -213,7 +213,7 @@ def _reason(error: Any) -> str:
 
 
 def load_rules(text: str | bytes, *, where: str) -> list[Rule]:
-    """The rules of a file: a JSON list of rules, or ``{"rules": [...]}``. A rule without an id takes its place as one."""
+    """The rules of a file: a JSON list, or ``{"rules": [...]}``. A rule without an id is named by its place."""
     raw = load_json(text, where=where)
     if isinstance(raw, dict) and set(raw) == {"rules"}:
         raw = raw["rules"]

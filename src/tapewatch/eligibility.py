@@ -1,7 +1,7 @@
 """Profiles of trade eligibility, read from tables: `tapewatch/reference/eligibility/*.toml`.
 
-Two kinds of table. `letters` lists SIP sale-condition letters per tape; the strictest of a trade's letters wins. `price`
-and `no_volume` rows match a vendor's bit mask. A code that no table knows counts in the volume only.
+Two kinds of table. `letters` lists SIP sale-condition letters per tape; the strictest of a trade's letters wins.
+`price` and `no_volume` rows match a vendor's bit mask. A code that no table knows counts in the volume only.
 """
 
 import tomllib

@@ -37,7 +37,9 @@ def trading_days(first_year: int = 2003, last_year: int | None = None) -> Tradin
 def day_of(date: str) -> tuple[int, int, int, int]:
     """The edges of a trading day's sessions, from ``YYYY-MM-DD``; `ConfigError` if the exchange is closed on it."""
     try:
-        midnight_ns = int(datetime.fromisoformat(date).replace(tzinfo=ZoneInfo("America/New_York")).timestamp()) * SECOND_NS
+        midnight_ns = (
+            int(datetime.fromisoformat(date).replace(tzinfo=ZoneInfo("America/New_York")).timestamp()) * SECOND_NS
+        )
     except ValueError:
         raise ConfigError(f"{date!r} is not a date such as 2025-03-03") from None
     days = trading_days()

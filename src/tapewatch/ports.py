@@ -179,8 +179,11 @@ class Feed(Protocol):
     counted in `rejected`, by reason.
     """
 
-    name: str
-    rejected: Mapping[str, int]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def rejected(self) -> Mapping[str, int]: ...
 
     def batches(self) -> AsyncIterator[Batch]: ...
 

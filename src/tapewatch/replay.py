@@ -1,6 +1,6 @@
 """`tapewatch replay`: tape files through the engine, as fast as it can, into files that people can check.
 
-Bars and alerts are the live product's, by the same code. Indicators are computed from the final bars, revisions applied.
+Bars and alerts are the live product's, by the same code. Indicators are computed from the final bars.
 """
 
 import json

@@ -7,11 +7,11 @@ The ring holds the last minutes of all symbols; a late print is booked in the sa
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tapewatch.engine.calendar import Phase, SessionAt, TradingDays
+from tapewatch.engine.calendar import SessionAt, TradingDays
 from tapewatch.engine.candles import Candles, Prints
 from tapewatch.engine.columns import F64, I64, MINUTE_NS, SECOND_NS, U8, Bars, Batch, Bool, Kind, concat_bars
 from tapewatch.engine.conditions import TAPE_CLASS, TAPES, Effect, EffectTable, Profile
@@ -40,6 +40,21 @@ class Rows:
     ts_ns: I64
     price: F64
     size: F64
+
+    def pick(self, index: Index | slice) -> "Rows":
+        """Some of the rows."""
+        kind = self.kind[index]
+        return Rows(
+            kind=kind,
+            plain=self.plain or not kind.any(),
+            symbol=self.symbol[index],
+            code=self.code[index],
+            codes=self.codes,
+            table=self.table,
+            ts_ns=self.ts_ns[index],
+            price=self.price[index],
+            size=self.size[index],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,47 +178,45 @@ class BarBuilder:
 
     def add(self, rows: Rows, start: int, stop: int) -> Run | None:
         """Book the trades among these rows; None if none of them has any effect."""
-        symbol, code = rows.symbol[start:stop], rows.code[start:stop]
-        ts_ns, price, size = rows.ts_ns[start:stop], rows.price[start:stop], rows.size[start:stop]
+        rows = rows.pick(slice(start, stop))
         if not rows.plain:
-            trades = np.flatnonzero(rows.kind[start:stop] == Kind.TRADE)
-            symbol, code, ts_ns, price, size = (x[trades] for x in (symbol, code, ts_ns, price, size))
+            rows = rows.pick(np.flatnonzero(rows.kind == Kind.TRADE))
+        price, size = rows.price, rows.size
         valid = (price > 0) & (price < np.inf) & (size > 0) & (size < np.inf)
         if not valid.all():
-            keep = self._refuse(valid, price, size)
-            symbol, code, ts_ns, price, size = (x[keep] for x in (symbol, code, ts_ns, price, size))
-        if not len(ts_ns):
+            rows = rows.pick(self._refuse(valid, price, size))
+        if not len(rows.ts_ns):
             return None
-        minute = ts_ns // MINUTE_NS
-        oldest, newest = int(minute.min()), int(minute.max())
-        if oldest < self.open_minute - REACH_MINUTES or newest > self.open_minute + 1:
+        minute = rows.ts_ns // MINUTE_NS
+        if minute.min() < self.open_minute - REACH_MINUTES or minute.max() > self.open_minute + 1:
             keep = self._out_of_reach(minute)
-            symbol, code, ts_ns, price, size, minute = (x[keep] for x in (symbol, code, ts_ns, price, size, minute))
-            if not len(ts_ns):
+            rows, minute = rows.pick(keep), minute[keep]
+            if not len(minute):
                 return None
-        effect = rows.table[self._phase[minute & self._mask] * rows.codes + code]
-        if (effect & _SPECIAL).any() or not size.all():
-            effect, ts_ns, minute = self._special(effect, ts_ns, minute, size)
-        return self._book(symbol, minute, effect, ts_ns, price, size)
+        effect = rows.table[self._phase[minute & self._mask] * rows.codes + rows.code]
+        if (effect & _SPECIAL).any() or not rows.size.all():
+            effect, rows, minute = self._special(effect, rows, minute)
+        return self._book(rows, minute, effect)
 
-    def _book(self, symbol: Index, minute: I64, effect: U8, ts_ns: I64, price: F64, size: F64) -> Run | None:
+    def _book(self, rows: Rows, minute: I64, effect: U8) -> Run | None:
         counted = int(np.count_nonzero(effect & _ANY))
         self.tally["trades"] += len(effect)
         if counted < len(effect):
             self.tally["without_effect"] += len(effect) - counted
-            keep = np.flatnonzero(effect & _ANY)
-            symbol, minute, effect, ts_ns, price, size = (x[keep] for x in (symbol, minute, effect, ts_ns, price, size))
             if not counted:
                 return None
+            keep = np.flatnonzero(effect & _ANY)
+            rows, minute, effect = rows.pick(keep), minute[keep], effect[keep]
+        symbol, ts_ns = rows.symbol, rows.ts_ns
         ordered = bool(ts_ns[0] >= self._newest_ns and np.all(ts_ns[1:] >= ts_ns[:-1]))
         self._newest_ns = max(self._newest_ns, int(ts_ns[-1] if ordered else ts_ns.max()))
-        prints = Prints.of(ts_ns=ts_ns, price=price, size=size, effect=effect, ordered=ordered)
+        prints = Prints.of(ts_ns=ts_ns, price=rows.price, size=rows.size, effect=effect, ordered=ordered)
         self.tally["volume_only"] += len(effect) - len(prints.extremes)
         flat = (minute & self._mask) * self.candles.capacity + symbol
         self.candles.add(flat, prints)
         revised: dict[int, Index] = {}
         self.newest_minute = max(self.newest_minute, int(minute.max()))
-        if int(minute.min()) < self.open_minute:
+        if minute.min() < self.open_minute:
             late = np.flatnonzero(minute < self.open_minute)
             self.tally["late"] += len(late)
             np.add.at(self._revision.reshape(-1), flat[late], 1)
@@ -234,22 +247,21 @@ class BarBuilder:
         self.tally["future"] += int(np.count_nonzero(too_early))
         return np.flatnonzero(~(too_late | too_early))
 
-    def _special(self, effect: U8, ts_ns: I64, minute: I64, size: F64) -> tuple[U8, I64, I64]:
+    def _special(self, effect: U8, rows: Rows, minute: I64) -> tuple[U8, Rows, I64]:
         self.tally["unknown_condition"] += int(np.count_nonzero(effect & Effect.UNKNOWN))
         # A print that should count in the volume but has none is an administrative record.
-        effect = np.where((size == 0) & (effect & Effect.VOLUME != 0), 0, effect).astype(np.uint8)
+        effect = np.where((rows.size == 0) & (effect & Effect.VOLUME != 0), 0, effect).astype(np.uint8)
         closing = np.flatnonzero(effect & Effect.OFFICIAL_CLOSE)
         if len(closing):
-            ts_ns, minute = ts_ns.copy(), minute.copy()
+            ts_ns = rows.ts_ns.copy()
             for position in closing:
                 session = self.session_of(int(minute[position]))
-                if minute[position] * MINUTE_NS >= session.start_ns:
-                    ts_ns[position] = session.start_ns - 1
-            minute[closing] = ts_ns[closing] // MINUTE_NS
-            reachable = minute >= self.open_minute - REACH_MINUTES
-            self.tally["too_late"] += int(np.count_nonzero(~reachable))
-            effect[~reachable] = 0
-        return effect, ts_ns, minute
+                ts_ns[position] = session.start_ns - 1
+            rows, minute = replace(rows, ts_ns=ts_ns), ts_ns // MINUTE_NS
+            unreachable = minute < self.open_minute - REACH_MINUTES
+            self.tally["too_late"] += int(np.count_nonzero(unreachable))
+            effect[unreachable] = 0
+        return effect, rows, minute
 
     # -- bars ---------------------------------------------------------------------------------------------------------
 
@@ -334,4 +346,3 @@ def empty_bars() -> Bars:
         trade_count=ints,
         revision=ints,
     )
-

@@ -16,7 +16,6 @@ from tapewatch.engine.columns import F64, MINUTE_NS
 from tapewatch.engine.history import PriceHistory
 from tapewatch.engine.indicators import RECURSIVE, Recursive
 from tapewatch.engine.metrics import CATALOGUE, WINDOW_MINUTES
-from tapewatch.engine.symbols import Index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +151,8 @@ class Board:
         volume = self._bars.candles.volume
         elapsed = (self._now_ns - self._minute * MINUTE_NS) / MINUTE_NS
         before = volume[self._bars.row(self._minute - 1)]
-        return volume[self._bars.row(self._minute)] + (1.0 - elapsed) * before
+        total: F64 = volume[self._bars.row(self._minute)] + (1.0 - elapsed) * before
+        return total
 
     def _sum(self, column: str, first: int, last: int) -> F64:
         """Over these minutes: closed ones from a sum that is kept, open ones as they stand."""

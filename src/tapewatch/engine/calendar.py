@@ -35,7 +35,8 @@ class Phase(IntEnum):
 @dataclass(frozen=True, slots=True)
 class TradingDays:
     """Consecutive trading days; each array has shape (days,), nanoseconds UTC, and
-    pre_ns < open_ns < close_ns < post_ns < the next day's pre_ns."""
+    pre_ns < open_ns < close_ns < post_ns < the next day's pre_ns.
+    """
 
     pre_ns: I64
     open_ns: I64

@@ -8,8 +8,10 @@ comes late therefore takes its right place.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tapewatch.engine.columns import F64, I64, U8
 from tapewatch.engine.conditions import PRICE, Effect
@@ -58,7 +60,9 @@ class Prints:
             opens = np.flatnonzero(effect & Effect.OPEN)
             extremes = np.flatnonzero(effect & Effect.HIGH_LOW)
             lasts = np.flatnonzero(effect & Effect.LAST)
-        weighed = priced if len(volumes) == len(effect) and extremes is priced else np.flatnonzero((effect & _VWAP) == _VWAP)
+        weighed = (
+            priced if len(volumes) == len(effect) and extremes is priced else np.flatnonzero((effect & _VWAP) == _VWAP)
+        )
         return cls(
             ts_ns=ts_ns,
             price=price,
@@ -171,7 +175,8 @@ def latest(values: F64, times: I64, at: Index, price: F64, ts_ns: I64, *, ordere
     times[at[last]] = ts_ns[last]
 
 
-def last_of_each(at: Index) -> Index:
+def last_of_each(at: NDArray[np.integer[Any]]) -> Index:
     """Positions in `at` that are the last of their value, in no particular order."""
     _, backwards = np.unique(at[::-1], return_index=True)
-    return len(at) - 1 - backwards
+    last: Index = len(at) - 1 - backwards
+    return last

@@ -88,7 +88,7 @@ class Batch:
         return replace(self, received_ns=now_ns)
 
     def rows(self, start: int, stop: int) -> "Batch":
-        """The rows from `start` up to `stop` as a view, with the marks that stand at or after `start` and before `stop`.
+        """The rows from `start` up to `stop` as a view, with the marks that stand from `start` up to before `stop`.
 
         A mark at the very end (`stop == len`) stays with the last piece, so the pieces of a cut add up to the whole.
         """
@@ -192,14 +192,24 @@ class Bars:
         return Bars(symbols=self.symbols, **{name: getattr(self, name)[index] for name in BAR_COLUMNS})
 
 
-BAR_COLUMNS = ("symbol", "ts_ns", "open", "high", "low", "close", "volume", "vwap", "vwap_volume", "trade_count", "revision")
+BAR_COLUMNS = (
+    "symbol",
+    "ts_ns",
+    "open",
+    "high",
+    "low",
+    "close",
+    "volume",
+    "vwap",
+    "vwap_volume",
+    "trade_count",
+    "revision",
+)
 
 
 def concat_bars(parts: list[Bars]) -> Bars:
     """All parts in order; they must share one symbol table, of which the longest (the last) is kept."""
     if len(parts) == 1:
         return parts[0]
-    return Bars(
-        symbols=parts[-1].symbols if parts else (),
-        **{name: np.concatenate([getattr(p, name) for p in parts]) if parts else np.zeros(0) for name in BAR_COLUMNS},
-    )
+    columns: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in BAR_COLUMNS}
+    return Bars(symbols=parts[-1].symbols, **columns)

@@ -67,7 +67,10 @@ class EffectTable:
         known = self._known.get(conditions)
         if known is None:
             known = np.array(
-                [[int(self.profile.effect(conditions, tape, phase)) for tape in ("", "A", "B", "C")] for phase in Phase],
+                [
+                    [int(self.profile.effect(conditions, tape, phase)) for tape in ("", "A", "B", "C")]
+                    for phase in Phase
+                ],
                 dtype=np.uint8,
             )
             self._known[conditions] = known

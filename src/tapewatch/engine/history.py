@@ -25,7 +25,8 @@ class PriceHistory:
 
     def sample(self, second: int, price: F64) -> None:
         """Record `price` (shape (capacity,)) for every second up to `second`: nothing traded since the last sample but
-        what `price` holds, or the caller would have sampled before."""
+        what `price` holds, or the caller would have sampled before.
+        """
         since = second - 1 if self._second is None else self._second
         for s in range(max(since, second - _FINE_ROWS) + 1, second + 1):
             self._fine[s % _FINE_ROWS] = price
@@ -35,11 +36,13 @@ class PriceHistory:
         self._second = second
 
     def ago(self, ts_ns: int, minutes: int) -> F64:
-        """The price `minutes` before `ts_ns`, that instant rounded down to the ring's grain; NaN where none is known."""
+        """The price `minutes` before `ts_ns`, that instant rounded down to the ring's grain; NaN where unknown."""
         second = ts_ns // SECOND_NS - minutes * 60
         if minutes <= 5:
-            return self._fine[second % _FINE_ROWS]
-        return self._coarse[second // COARSE_S % _COARSE_ROWS]
+            fine: F64 = self._fine[second % _FINE_ROWS]
+            return fine
+        coarse: F64 = self._coarse[second // COARSE_S % _COARSE_ROWS]
+        return coarse
 
     def resize(self, capacity: int) -> None:
         for name in ("_fine", "_coarse"):

@@ -51,7 +51,11 @@ def _catalogue() -> list[Metric]:
                 f"down to a whole {grain}",
             )
         )
-        m.append(Metric(f"volume_{w}", "shares", f"volume of the {WINDOW_MINUTES[w]} clock minutes that end with the live one"))
+        m.append(
+            Metric(
+                f"volume_{w}", "shares", f"volume of the {WINDOW_MINUTES[w]} clock minutes that end with the live one"
+            )
+        )
     for w in WINDOWS[1:]:
         n = WINDOW_MINUTES[w]
         m += [
@@ -59,7 +63,8 @@ def _catalogue() -> list[Metric]:
             Metric(
                 f"relative_volume_{w}",
                 "ratio",
-                f"volume of the last 60 seconds (live minute, and the unelapsed share of the one before) / volume_avg_{w}",
+                "volume of the last 60 seconds (the live minute, and of the one before the share that is not yet over) "
+                f"/ volume_avg_{w}",
             ),
             Metric(
                 f"vwap_{w}",
@@ -73,7 +78,10 @@ def _catalogue() -> list[Metric]:
         Metric("vwap_day", "$", "the same since 04:00 New York"),
         Metric("vwap_distance_pct", "%", "(price / vwap_session - 1) * 100, signed"),
         Metric("rsi_14_1m", "index", "Wilder's RSI over 14 closed one-minute bars"),
-        *(Metric(f"ema_{n}_1m", "$", f"EMA of the last {n} closed one-minute closes, seeded with their SMA") for n in (20, 50, 200)),
+        *(
+            Metric(f"ema_{n}_1m", "$", f"EMA of the last {n} closed one-minute closes, seeded with their SMA")
+            for n in (20, 50, 200)
+        ),
         *(Metric(f"sma_{n}_1m", "$", f"mean of the last {n} closed one-minute closes") for n in (20, 50, 200)),
         Metric("atr_14_1m", "$", "Wilder's ATR over 14 closed one-minute bars"),
     ]

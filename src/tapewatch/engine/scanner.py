@@ -78,7 +78,8 @@ class Scanner:
 
     def apply(self, ruleset: Ruleset) -> None:
         """Take a ruleset at this place of the tape. Rules that stay in the same version keep their edges and
-        cooldowns; a new one fires at the next scan for whatever it is true of."""
+        cooldowns; a new one fires at the next scan for whatever it is true of.
+        """
         self._plan = Plan(ruleset, previous=self._plan)
         self._set_wants()
 
@@ -107,7 +108,9 @@ class Scanner:
         def after(interval_ns: int, *, wanted: bool) -> int:
             return (now_ns // interval_ns + 1) * interval_ns if wanted else NEVER_NS
 
-        self._next_scan_ns = after(self.scan_interval_ns or 1, wanted=bool(self.scan_interval_ns and self._plan.ruleset.rules))
+        self._next_scan_ns = after(
+            self.scan_interval_ns or 1, wanted=bool(self.scan_interval_ns and self._plan.ruleset.rules)
+        )
         self._next_board_ns = after(self.board_interval_ns or 1, wanted=bool(self.board_interval_ns))
         self._next_sample_ns = after(SECOND_NS, wanted=self._wants_history)
 
@@ -172,7 +175,8 @@ class Scanner:
 
     def _sleep_until(self, watermark_ns: int) -> None:
         """Nothing has traded for longer than any window reaches back: no metric can change before the next print or the
-        end of the session, so nothing in between needs to be looked at."""
+        end of the session, so nothing in between needs to be looked at.
+        """
         wake_ns = min(watermark_ns, self.bars.session_of(self._next_event_ns // MINUTE_NS).end_ns, self._next_day_ns)
         for name, interval_ns in (
             ("_next_scan_ns", self.scan_interval_ns),
@@ -192,13 +196,17 @@ class Scanner:
         closed = self.bars.close_minute()
         if len(closed):
             if self._wants_recursive:
-                self._state.recursive.close(closed.symbol.astype(np.intp), minute, closed.high, closed.low, closed.close)
+                self._state.recursive.close(
+                    closed.symbol.astype(np.intp), minute, closed.high, closed.low, closed.close
+                )
             out.bars.append(closed)
 
     def _scan(self, now_ns: int, out: Step) -> None:
         session = self.bars.session_of((now_ns - 1) // MINUTE_NS)
-        if not self._dirty and session.start_ns == self._scanned_session and (
-            now_ns - self._last_print_ns > _LONGEST_WINDOW_NS
+        if (
+            not self._dirty
+            and session.start_ns == self._scanned_session
+            and (now_ns - self._last_print_ns > _LONGEST_WINDOW_NS)
         ):
             return
         values = self.board.refresh(now_ns, day_start_ns=self._day_start_ns)
@@ -293,7 +301,8 @@ class Scanner:
 
     def _roll_day(self) -> None:
         """A new trading day begins: yesterday's regular close becomes the previous close, all session rows start anew.
-        It happens at the calendar's instant for every symbol, traded or not."""
+        It happens at the calendar's instant for every symbol, traded or not.
+        """
         state, days = self._state, self.bars.days
         closed = state.sessions.close_ts[Session.REGULAR] >= 0
         state.close_prev[closed] = state.sessions.close[Session.REGULAR][closed]

@@ -16,7 +16,8 @@ _LONGEST_QUIET_S = 5.0
 
 class ReplayFeed:
     """A `Feed` of tape files. Event time runs at `speed` times the clock (inf: as fast as it is read); stretches of the
-    tape without a print are shortened to five seconds. Each call of `batches` plays from the start."""
+    tape without a print are shortened to five seconds. Each call of `batches` plays from the start.
+    """
 
     name = "replay"
 

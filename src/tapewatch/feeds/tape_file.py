@@ -115,7 +115,9 @@ class TapeReader:
                 np.logical_and(keep, ~bad, out=keep)
 
         names, symbol = text["symbol"]
-        wrong = np.array([not name or len(name) > _LONGEST_SYMBOL or not name.isprintable() for name in names], np.bool_)
+        wrong = np.array(
+            [not name or len(name) > _LONGEST_SYMBOL or not name.isprintable() for name in names], np.bool_
+        )
         tests = np.array([name in self._test_symbols for name in names], np.bool_)
         rejected, dropped, noted = self.seen.rejected, self.seen.dropped, self.seen.noted
         refuse("symbol", wrong[symbol], rejected)
@@ -148,7 +150,7 @@ class TapeReader:
             size=size,
             tape=_letters(text["tape"]),
             exchange=exchange,
-            **({"trade_id": ids} if ids is not None else {}),
+            trade_id=np.zeros(len(keep), np.int64) if ids is None else ids,
         )
         return batch if keep.all() else batch.take(keep)
 
@@ -156,7 +158,7 @@ class TapeReader:
         """Codes of the names; those that no row will keep get none of their own."""
         codes = np.zeros(len(names), np.int64)
         kept = np.flatnonzero(~without)
-        codes[kept] = self._symbols.encode([names[i] for i in kept])
+        codes[kept] = self._symbols.encode([names[i] for i in kept.tolist()])
         return codes
 
     def _judged(self, table: pa.Table, letters: tuple[list[str], I64]) -> I64:
@@ -177,7 +179,9 @@ class TapeReader:
     def _repeated(self, symbol: I64, exchange: U8, day: I64, ids: I64, table: pa.Table) -> Bool:
         """Rows whose (symbol, exchange, reporting facility, trade id, day) came before, by a 64-bit mix of them."""
         key = ids.astype(np.uint64)
-        facility = _letters(_codes(table.column("trf"))) if "trf" in table.column_names else np.zeros(len(ids), np.uint8)
+        facility = (
+            _letters(_codes(table.column("trf"))) if "trf" in table.column_names else np.zeros(len(ids), np.uint8)
+        )
         for part in (symbol, exchange, facility, day):
             key = (key ^ part.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
             key ^= key >> np.uint64(29)
@@ -193,7 +197,8 @@ class TapeReader:
 
     def _mark(self, chunk: Batch) -> Batch:
         """Put a mark before each row that takes the tape's time past a pulse. The watermark is the highest time so far,
-        rounded down to the pulse, so it depends on the rows alone."""
+        rounded down to the pulse, so it depends on the rows alone.
+        """
         if not len(chunk):
             return chunk
         run = np.maximum.accumulate(np.maximum(chunk.ts_ns, self._run_ns))
@@ -215,20 +220,15 @@ class TapeReader:
     def _merge(self, files: list[list[Batch]]) -> Iterator[Batch]:
         """Rows of overlapping files by time of arrival, which is the highest time that each file had reached."""
         chunks = [chunk for file in files for chunk in file]
-        columns = {name: np.concatenate([getattr(c, name) for c in chunks]) for name in ROW_COLUMNS}
+        columns: dict[str, Any] = {name: np.concatenate([getattr(c, name) for c in chunks]) for name in ROW_COLUMNS}
         arrival = np.concatenate(
             [np.maximum.accumulate(np.concatenate([c.ts_ns for c in file])) for file in files if file]
         )
         order = np.argsort(arrival, kind="stable")
         for start in range(0, len(order), _ROWS):
             piece = order[start : start + _ROWS]
-            yield self._mark(
-                make_batch(
-                    symbols=self._symbols.names,
-                    conditions=self._conditions.names,
-                    **{name: column[piece] for name, column in columns.items()},
-                )
-            )
+            rows = {name: column[piece] for name, column in columns.items()}
+            yield self._mark(make_batch(symbols=self._symbols.names, conditions=self._conditions.names, **rows))
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -350,7 +350,8 @@ def _floats(column: pa.ChunkedArray) -> F64:
 
 def _spikes(ts_ns: I64, before_ns: int) -> Bool:
     """Single rows that jump ahead by over an hour and are followed by one that is back: a broken clock, not a tape.
-    Taken at its word, one would make the rest of the tape late."""
+    Taken at its word, one would make the rest of the tape late.
+    """
     if len(ts_ns) < 2:
         return np.zeros(len(ts_ns), np.bool_)
     previous = np.concatenate([[before_ns if before_ns >= 0 else ts_ns[1]], ts_ns[:-1]])

@@ -81,7 +81,9 @@ class BarsRole:
         self._shown = seen.copy()
         bars = builder.bars_of(minute, changed)
         for start in range(0, len(bars), _CHUNK):
-            await self._hot.put(_as_json(bars.take(np.arange(start, min(start + _CHUNK, len(bars))))), ttl_s=_LIVE_TTL_S)
+            await self._hot.put(
+                _as_json(bars.take(np.arange(start, min(start + _CHUNK, len(bars))))), ttl_s=_LIVE_TTL_S
+            )
             await asyncio.sleep(0)
 
 

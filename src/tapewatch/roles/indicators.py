@@ -33,9 +33,7 @@ class IndicatorsRole:
                 f"ind:{rows.symbols[symbol]}": msgspec.json.encode(
                     {"symbol": rows.symbols[symbol], "ts": ts, **dict(zip(INDICATORS, map(known, values), strict=True))}
                 )
-                for symbol, values in zip(
-                    symbols[start : start + _CHUNK], columns[start : start + _CHUNK], strict=True
-                )
+                for symbol, values in zip(symbols[start : start + _CHUNK], columns[start : start + _CHUNK], strict=True)
             }
             await self._hot.put(facts, ttl_s=_TTL_S)
             await asyncio.sleep(0)  # ten thousand symbols close at once; let ticks pass in between

@@ -37,7 +37,7 @@ class Plan:
     def __init__(self, ruleset: Ruleset, *, previous: "Plan | None" = None) -> None:
         self.ruleset = ruleset
         self.metrics = frozenset(c.metric for rule in ruleset.rules for c in rule.conditions)
-        self.cooled_down = previous.cooled_down if previous else 0
+        self.cooled_down: int = previous.cooled_down if previous else 0
         rules = ruleset.rules
         self._true = np.zeros((len(rules), 0), np.uint8)
         """Bit per symbol, packed as np.packbits does."""
@@ -141,16 +141,17 @@ class Plan:
             for compare, metric, threshold in conditions:
                 compare(values[metric], threshold, out=out)
                 if compare is np.not_equal:
-                    out &= values[metric] == values[metric]  # noqa: PLR0124
+                    out &= values[metric] == values[metric]
                 if out is not row:
-                    row &= out
+                    np.logical_and(row, out, out=row)
                 out = scratch
 
     def _settle(
         self, first: int, packed: U8, rules: Index, symbols: Index, rose: Bool, scene: "_Scene", matches: list[Match]
     ) -> None:
         """Symbols that changed sides since the last scan, in the order of rule and symbol. In `packed` those stay true
-        that only became unknown."""
+        that only became unknown.
+        """
         fell = np.flatnonzero(~rose)
         for place in np.unique(rules[fell]).tolist():
             compiled = self._compiled[first + place]
@@ -192,13 +193,13 @@ class _Scene:
     symbols: Sequence[str]
     price: F64
     session: str
-    _unknown: Bool | None = None
+    _unknown: list[bool] | None = None
 
     @property
-    def has_unknown(self) -> Bool:
+    def has_unknown(self) -> list[bool]:
         """Per metric: some symbol's value is unknown."""
         if self._unknown is None:
-            self._unknown = np.isnan(self.values).any(axis=1)
+            self._unknown = [bool(np.isnan(row).any()) for row in self.values]
         return self._unknown
 
 

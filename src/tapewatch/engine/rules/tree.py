@@ -18,7 +18,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleSpec:
-    """All of `conditions` must hold. After a match the same symbol cannot match again for `cooldown_ns` of event time."""
+    """All of `conditions` must hold. After a match the symbol cannot match again for `cooldown_ns` of event time."""
 
     id: str
     version: int
