@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -29,6 +29,9 @@ app.add_typer(rules_app, name="rules")
 app.add_typer(db_app, name="db")
 
 _errors = Console(stderr=True, highlight=False)
+_LONGEST_LINE = 600
+# Typer keeps a copy of click to itself and exports the error of usage only through this child of it.
+_UsageError = cast(type[Exception], typer.BadParameter.__base__)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the store is kept.")]
@@ -37,7 +40,9 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the stor
 def main() -> None:
     """Run, and turn what the user can mend into one line."""
     try:
-        app()
+        code = app(standalone_mode=False)
+    except _UsageError as error:
+        _fail_usage(error)
     except (ConfigError, Invalid) as error:
         _fail(error)
     except TapewatchError as error:
@@ -45,12 +50,23 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         sys.stderr.close()
         raise SystemExit(1) from None
+    raise SystemExit(code or 0)
 
 
-def _fail(error: Exception, *, code: int = 2) -> None:
-    line = " ".join(str(error).split())
-    print(f"tapewatch: {line}", file=sys.stderr)
-    raise SystemExit(code)
+def _fail(error: Exception, *, code: int = 2, text: str | None = None) -> NoReturn:
+    """One line, whatever was in the input: a file may hold line ends, escape sequences and texts of a megabyte."""
+    line = " ".join((str(error) if text is None else text).split())
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[: _LONGEST_LINE + 1])
+    print(f"tapewatch: {shown if len(shown) <= _LONGEST_LINE else shown[:_LONGEST_LINE] + '...'}", file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+def _fail_usage(error: Any) -> NoReturn:
+    message = error.format_message().strip().rstrip(".")
+    if not message:  # no arguments at all: the help has been shown
+        raise SystemExit(2) from None
+    command = error.ctx.command_path if error.ctx else "tapewatch"
+    _fail(error, text=f"{message[0].lower()}{message[1:]} (see {command} --help)")
 
 
 def _version(value: bool) -> None:

@@ -85,8 +85,9 @@ class Board:
             self.values = np.full((len(self.names), self._bars.symbols.capacity), np.nan)
         self._at(now_ns, day_start_ns)
         count = len(self._bars.symbols)
-        for row, name in enumerate(self.names):
-            self.values[row, :count] = self._metric(name)[:count]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            for row, name in enumerate(self.names):
+                self.values[row, :count] = self._metric(name)[:count]
         return self.values[:, :count]
 
     def rows(self, names: tuple[str, ...], now_ns: int, *, day_start_ns: int) -> BoardRows:
@@ -94,8 +95,9 @@ class Board:
         self._at(now_ns, day_start_ns)
         count = len(self._bars.symbols)
         values = np.empty((len(names), count))
-        for row, name in enumerate(names):
-            values[row] = self._metric(name)[:count]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            for row, name in enumerate(names):
+                values[row] = self._metric(name)[:count]
         values.setflags(write=False)
         return BoardRows(
             ts_ns=now_ns,
@@ -117,18 +119,12 @@ class Board:
     def _metric(self, name: str) -> F64:
         known = self._memo.get(name)
         if known is None:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                known = self._compute(name)
+            formula = _FORMULAS.get(name)
+            known = formula(self) if formula is not None else self._windowed(*_WINDOWED[name])
             self._memo[name] = known
         return known
 
-    def _compute(self, name: str) -> F64:
-        direct = _DIRECT.get(name)
-        if direct is not None:
-            return direct(self)
-        if name in RECURSIVE:
-            return self._state.recursive.values(name, slice(None))
-        stem, window = name.rsplit("_", 1)
+    def _windowed(self, stem: str, window: str) -> F64:
         minutes = WINDOW_MINUTES[window]
         if stem == "change_pct":
             return _pct(self._metric("price"), self._state.history.ago(self._now_ns, minutes))
@@ -206,7 +202,12 @@ def _pct(value: F64, base: F64) -> F64:
     return (value / base - 1.0) * 100.0
 
 
-_DIRECT: dict[str, Callable[[Board], F64]] = {
+def _recursive(name: str) -> Callable[[Board], F64]:
+    return lambda board: board._state.recursive.values(name, slice(None))
+
+
+_FORMULAS: dict[str, Callable[[Board], F64]] = {
+    **{name: _recursive(name) for name in RECURSIVE},
     "price": lambda b: b._state.price,
     "halted": lambda b: b._state.halted,
     "close_prev_day": lambda b: b._state.close_prev,
@@ -227,3 +228,5 @@ _DIRECT: dict[str, Callable[[Board], F64]] = {
     "vwap_day": lambda b: _ratio(b._day("value"), b._day("weight")),
     "vwap_distance_pct": lambda b: _pct(b._metric("price"), b._metric("vwap_session")),
 }
+_WINDOWED = {name: tuple(name.rsplit("_", 1)) for name in CATALOGUE if name not in _FORMULAS}
+"""Metric -> stem and window, such as change_pct and 5m."""

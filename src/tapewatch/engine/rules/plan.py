@@ -57,6 +57,7 @@ class Plan:
             for op, name in enumerate(_OPERATORS)
             if op in operators
         ]
+        self._differs = next((run for compare, run in self._runs if compare is np.not_equal), slice(0, 0))
         owner = np.array([r for _, r, _ in order], np.intp)
         self._by_rule = np.argsort(owner, kind="stable")
         """Positions in the comparisons, grouped by rule."""
@@ -112,7 +113,8 @@ class Plan:
         for first in range(0, len(rules), block):
             last = min(first + block, len(rules))
             if together:
-                truth[: last - first, :count] = self._truth_together(values)
+                compared = self._compare_all(values)
+                truth[: last - first, :count] = np.logical_and.reduceat(compared[self._by_rule], self._starts, axis=0)
             else:
                 self._truth_by_rule(values, first, last, truth[:, :count], scratch)
             packed = np.packbits(truth[: last - first], axis=1)
@@ -121,19 +123,24 @@ class Plan:
             if len(rows):
                 places = np.flatnonzero(np.unpackbits(flips.view(np.uint64)[rows, words].view(np.uint8)))
                 r, s = rows[places >> 6], words[places >> 6] * 64 + (places & 63)
-                self._settle(first, packed, r, s, truth[r, s], scene, matches)
+                self._settle(first, packed, r, s, truth[r, s], scene, matches, together=together)
                 self._true[first:last, :width] = packed
         return matches
 
-    def _truth_together(self, values: F64) -> Bool:
+    def _compare_all(self, values: F64) -> Bool:
+        """Every comparison of the ruleset for every symbol: shape (comparisons, symbols)."""
         operands = values[self._metric_rows]
-        truth = np.empty(operands.shape, np.bool_)
+        true = np.empty(operands.shape, np.bool_)
         for compare, run in self._runs:
-            compare(operands[run], self._thresholds[run], out=truth[run])
-        # An unknown operand differs from everything, yet `!=` must not hold of it.
-        truth &= operands == operands  # noqa: PLR0124
-        anded: Bool = np.logical_and.reduceat(truth[self._by_rule], self._starts, axis=0)
-        return anded
+            compare(operands[run], self._thresholds[run], out=true[run])
+        true[self._differs] &= ~np.isnan(operands[self._differs])  # unknown differs from every number, yet is not true
+        return true
+
+    def _false_all(self, values: F64) -> Bool:
+        """Whether a comparison of the rule is known to be false: shape (rules, symbols)."""
+        false = ~self._compare_all(values) & ~np.isnan(values[self._metric_rows])
+        anywhere: Bool = np.logical_or.reduceat(false[self._by_rule], self._starts, axis=0)
+        return anywhere
 
     def _truth_by_rule(self, values: F64, first: int, last: int, truth: Bool, scratch: Bool) -> None:
         for row, conditions in zip(truth, self._compiled[first:last], strict=False):
@@ -147,19 +154,29 @@ class Plan:
                 out = scratch
 
     def _settle(
-        self, first: int, packed: U8, rules: Index, symbols: Index, rose: Bool, scene: "_Scene", matches: list[Match]
+        self,
+        first: int,
+        packed: U8,
+        rules: Index,
+        symbols: Index,
+        rose: Bool,
+        scene: "_Scene",
+        matches: list[Match],
+        *,
+        together: bool,
     ) -> None:
         """Symbols that changed sides since the last scan, in the order of rule and symbol. In `packed` those stay true
         that only became unknown.
         """
         fell = np.flatnonzero(~rose)
-        for place in np.unique(rules[fell]).tolist():
-            compiled = self._compiled[first + place]
-            if not any(scene.has_unknown[metric] for _, metric, _ in compiled):
-                continue
-            left = symbols[fell][rules[fell] == place]
-            kept = left[~_known_false(compiled, scene.values, left)]
-            np.bitwise_or.at(packed[place], kept >> 3, (128 >> (kept & 7)).astype(np.uint8))
+        if len(fell) and any(scene.has_unknown):
+            if together:
+                false = self._false_all(scene.values)[rules[fell], symbols[fell]]
+            else:
+                false = self._false_by_rule(first, rules[fell], symbols[fell], scene)
+            kept = fell[~false]
+            bit = (128 >> (symbols[kept] & 7)).astype(np.uint8)
+            np.bitwise_or.at(packed, (rules[kept], symbols[kept] >> 3), bit)
         for place, symbol in zip(rules[rose].tolist(), symbols[rose].tolist(), strict=True):
             rule = self.ruleset.rules[first + place]
             if rule.cooldown_ns:
@@ -170,6 +187,15 @@ class Plan:
                     continue
                 fired[symbol] = scene.now_ns
             matches.append(self._match(first + place, rule, symbol, scene))
+
+    def _false_by_rule(self, first: int, rules: Index, symbols: Index, scene: "_Scene") -> Bool:
+        false = np.ones(len(rules), np.bool_)
+        for place in np.unique(rules).tolist():
+            compiled = self._compiled[first + place]
+            if any(scene.has_unknown[metric] for _, metric, _ in compiled):
+                of_rule = rules == place
+                false[of_rule] = _known_false(compiled, scene.values, symbols[of_rule])
+        return false
 
     def _match(self, r: int, rule: RuleSpec, s: int, scene: "_Scene") -> Match:
         operands = zip(rule.conditions, self._compiled[r], strict=True)
