@@ -178,13 +178,12 @@ class TapeReader:
 
     def _repeated(self, symbol: I64, exchange: U8, day: I64, ids: I64, table: pa.Table) -> Bool:
         """Rows whose (symbol, exchange, reporting facility, trade id, day) came before, by a 64-bit mix of them."""
-        key = ids.astype(np.uint64)
+        key = ids.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
         facility = (
             _letters(_codes(table.column("trf"))) if "trf" in table.column_names else np.zeros(len(ids), np.uint8)
         )
         for part in (symbol, exchange, facility, day):
-            key = (key ^ part.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-            key ^= key >> np.uint64(29)
+            key = ((key ^ (key >> np.uint64(29))) + part.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
         fresh, first = np.unique(key, return_index=True)
         place = np.minimum(np.searchsorted(self._trade_keys, fresh), max(len(self._trade_keys) - 1, 0))
         known = self._trade_keys[place] == fresh if len(self._trade_keys) else np.zeros(len(fresh), np.bool_)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Operator = Literal[">", "<", ">=", "<=", "==", "!="]
 
@@ -35,8 +35,7 @@ class Ruleset:
     rules: tuple[RuleSpec, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class Match(NamedTuple):
     """A rule came true for a symbol at a scan."""
 
     alert_id: str

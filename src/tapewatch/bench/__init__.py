@@ -1,0 +1,84 @@
+"""The project's figures: one file a subject, one command for all (`tapewatch bench`).
+
+A figure is the median of several runs, with the lowest and the highest beside it. What is measured is said in words, in
+the output and in docs/performance.md.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from tapewatch import __version__
+from tapewatch.bench import engine, server, tapes
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    name: str
+    value: float
+    unit: str
+    runs: int
+    min: float
+    max: float
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    unit: str
+    what: str
+    runs: Callable[[], Iterable[float]]
+
+
+FIGURES: dict[str, _Subject] = {
+    "scan_10000x1000": _Subject("ms", engine.SCAN_WHAT.format(rules="1,000"), partial(engine.scan_cycles, 1_000)),
+    "scan_10000x10000": _Subject("ms", engine.SCAN_WHAT.format(rules="10,000"), partial(engine.scan_cycles, 10_000)),
+    "step": _Subject("ticks/s", engine.STEP_WHAT, engine.steps),
+    "minute_close": _Subject("ms", engine.CLOSE_WHAT, engine.minute_closes),
+    "board": _Subject("ms", engine.BOARD_WHAT, engine.boards),
+    "replay": _Subject("trades/s", tapes.REPLAY_WHAT, tapes.replays),
+    "replay_real_days": _Subject("s", tapes.REAL_WHAT, tapes.real_days),
+    "replay_session": _Subject("s", tapes.SESSION_WHAT, tapes.session),
+    "up": _Subject("", server.WHAT, lambda: ()),
+}
+
+
+def measure(names: Sequence[str], *, json_file: Path | None, watch_s: float) -> list[Figure]:
+    """Run these subjects, print each figure as it comes, and write them all to `json_file`."""
+    figures: list[Figure] = []
+    for name in names:
+        subject = FIGURES[name]
+        if name == "up":
+            found = [Figure(n, v, unit, 1, low, high, what) for n, v, unit, low, high, what in server.watch(watch_s)]
+        else:
+            runs = list(subject.runs())
+            if not runs:
+                print(f"{name:18} not measured: {subject.what}")
+                continue
+            found = [Figure(name, median(runs), subject.unit, len(runs), min(runs), max(runs), subject.what)]
+        for figure in found:
+            print(
+                f"{figure.name:18} {figure.value:>14,.2f} {figure.unit:9} "
+                f"(min {figure.min:,.2f}, max {figure.max:,.2f}, runs {figure.runs})  {figure.what}",
+                flush=True,
+            )
+        figures += found
+    if json_file is not None:
+        document = {"machine": _machine(), "figures": [asdict(figure) for figure in figures]}
+        json_file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return figures
+
+
+def _machine() -> dict[str, str | int]:
+    return {
+        "cores": os.cpu_count() or 0,
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "tapewatch": __version__,
+    }
