@@ -13,6 +13,7 @@ from tapewatch.contracts.bus import BusContract, numbers
 from tapewatch.contracts.hot_state import Elapse, HotStateContract
 from tapewatch.contracts.samples import number_of, numbered, soon
 from tapewatch.engine.board import BoardRows
+from tapewatch.engine.columns import make_batch
 from tapewatch.errors import PositionLost, Unavailable
 from tapewatch.ports import Bus, HotState, Position, Ranked
 
@@ -250,3 +251,14 @@ async def test_closed_hot_state_is_unavailable() -> None:
     await hot_state.close()
     with pytest.raises(Unavailable):
         await hot_state.get(["a"])
+
+
+@pytest.mark.anyio
+async def test_stream_full_by_bytes_drops_oldest_entries() -> None:
+    bus = MemoryBus(capacity_bytes=10_000)
+    for _ in range(20):
+        await bus.publish("ticks:0", make_batch(symbols=("A",), ts_ns=range(100)))  # 4,300 bytes of columns
+    with pytest.raises(PositionLost):
+        await anext(bus.read("ticks:0", Position(1, 1)))
+    entries = bus.read("ticks:0")
+    assert [(await anext(entries))[0].sequence for _ in range(2)] == [19, 20]

@@ -6,7 +6,8 @@ belong to one event loop and are not thread-safe.
 
 What happens when something is full:
 
-- A stream drops its oldest entry. A reader that needed it gets `PositionLost` and rebuilds from the store.
+- A stream drops its oldest entries; it is full by their number or by the bytes of their columns. A reader that needed
+  one gets `PositionLost` and rebuilds from the store.
 - A listener's queue drops its oldest notice, adds to `MemoryBus.notices_dropped` and logs a warning once.
 - The hot state refuses a new key with `Unavailable` until something expires. What it holds is never evicted,
   because a claim that vanished early could be granted twice.
@@ -32,6 +33,8 @@ from tapewatch.errors import PositionLost, Unavailable
 from tapewatch.ports import Entry, Position, Ranked
 
 ENTRIES = 4_096
+BYTES = 32_000_000
+"""Columns of a stream's entries: some fourteen seconds of tape at 50,000 trades a second."""
 ENTRIES_BY_TOPIC: Mapping[str, int] = {"board": 4}
 """A board of ten thousand symbols is about 4 MB, and nobody needs an old one."""
 NOTICES = 1_024
@@ -71,8 +74,13 @@ class _Stream:
 
     name: str
     epoch: int
-    entries: deque[Entry]
+    capacity: int
+    """Entries."""
+    capacity_bytes: int
     closed: bool
+    entries: deque[Entry] = field(default_factory=deque)
+    sizes: deque[int] = field(default_factory=deque)
+    bytes: int = 0
     first: int = 1
     published: _Bell = field(default_factory=_Bell)
 
@@ -80,11 +88,15 @@ class _Stream:
     def next(self) -> int:
         return self.first + len(self.entries)
 
-    def append(self, entry: Entry) -> Position:
+    def append(self, entry: Entry, size: int) -> Position:
         position = Position(self.epoch, self.next)
-        if len(self.entries) == self.entries.maxlen:
-            self.first += 1
         self.entries.append(entry)
+        self.sizes.append(size)
+        self.bytes += size
+        while len(self.entries) > 1 and (len(self.entries) > self.capacity or self.bytes > self.capacity_bytes):
+            self.entries.popleft()
+            self.bytes -= self.sizes.popleft()
+            self.first += 1
         self.published.ring()
         return position
 
@@ -175,6 +187,7 @@ class MemoryBus:
         *,
         epoch: int = 1,
         capacity: int = ENTRIES,
+        capacity_bytes: int = BYTES,
         capacity_by_topic: Mapping[str, int] = ENTRIES_BY_TOPIC,
         notices: int = NOTICES,
     ) -> None:
@@ -183,6 +196,7 @@ class MemoryBus:
         self.notices_dropped = 0
         self._epoch = epoch
         self._capacity = capacity
+        self._capacity_bytes = capacity_bytes
         self._capacity_by_topic = dict(capacity_by_topic)
         self._notices = notices
         self._closed = False
@@ -195,8 +209,7 @@ class MemoryBus:
         # cancelled publish has either not happened or returned.
         await asyncio.sleep(0)
         self._check_open()
-        _freeze(entry)
-        return self._stream(stream).append(entry)
+        return self._stream(stream).append(entry, _freeze(entry))
 
     def read(self, stream: str, after: Position | None = None) -> AsyncIterator[tuple[Position, Entry]]:
         return _Reader(self._stream(stream), after)
@@ -239,7 +252,13 @@ class MemoryBus:
         stream = self._streams.get(name)
         if stream is None:
             capacity = self._capacity_by_topic.get(name.partition(":")[0], self._capacity)
-            stream = _Stream(name=name, epoch=self._epoch, entries=deque(maxlen=capacity), closed=self._closed)
+            stream = _Stream(
+                name=name,
+                epoch=self._epoch,
+                capacity=capacity,
+                capacity_bytes=self._capacity_bytes,
+                closed=self._closed,
+            )
             self._streams[name] = stream
         return stream
 
@@ -251,12 +270,17 @@ class MemoryBus:
                 del self._listeners[channel]
 
 
-def _freeze(entry: Entry) -> None:
-    """Readers share the entry, so nobody may write to its columns from here on, the publisher included."""
+def _freeze(entry: Entry) -> int:
+    """Readers share the entry, so nobody may write to its columns from here on, the publisher included. Returns the
+    bytes of its columns.
+    """
+    size = 0
     for column in fields(entry):
         value = getattr(entry, column.name)
         if isinstance(value, np.ndarray):
             value.setflags(write=False)
+            size += value.nbytes
+    return size
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from tapewatch.engine.columns import F64, I64, MINUTE_NS, ROW_COLUMNS, SECOND_NS, U8, Batch, Bool, make_batch, pulse
 from tapewatch.errors import Invalid
@@ -134,7 +135,10 @@ class TapeReader:
         codes = self._coded(names, wrong | tests)[symbol]
         exchange, ids = _letters(text["exchange"]), _trade_ids(table)
         if ids is not None:
-            refuse("duplicate", self._repeated(codes, exchange, ts_ns // _DAY_NS, ids, table), dropped)
+            facility = _letters(_codes(table.column("trf"))) if "trf" in table.column_names else np.zeros(1, np.uint8)
+            facility = np.broadcast_to(facility, keep.shape)
+            repeated = self._repeated(keep, ids, codes, exchange, facility, ts_ns // _DAY_NS)
+            refuse("duplicate", repeated, dropped)
         condition = self._judged(table, text["conditions"])
         odd = np.array(["I" in (name or "") for name in text["conditions"][0]], np.bool_)
         noted["odd_lot"] += int(np.count_nonzero(keep & odd[text["conditions"][1]]))
@@ -176,21 +180,26 @@ class TapeReader:
         names = [f"{value >> 1:#x}" + (" suspicious" if value & 1 else "") for value in values.tolist()]
         return self._conditions.encode(names)[place]
 
-    def _repeated(self, symbol: I64, exchange: U8, day: I64, ids: I64, table: pa.Table) -> Bool:
-        """Rows whose (symbol, exchange, reporting facility, trade id, day) came before, by a 64-bit mix of them."""
-        key = ids.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
-        facility = (
-            _letters(_codes(table.column("trf"))) if "trf" in table.column_names else np.zeros(len(ids), np.uint8)
-        )
-        for part in (symbol, exchange, facility, day):
-            key = ((key ^ (key >> np.uint64(29))) + part.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-        fresh, first = np.unique(key, return_index=True)
-        place = np.minimum(np.searchsorted(self._trade_keys, fresh), max(len(self._trade_keys) - 1, 0))
-        known = self._trade_keys[place] == fresh if len(self._trade_keys) else np.zeros(len(fresh), np.bool_)
-        repeated = np.ones(len(key), np.bool_)
-        repeated[first[~known]] = False
-        self._trade_keys = np.sort(np.concatenate([self._trade_keys, fresh[~known]]), kind="stable")
-        return repeated & (ids != 0)
+    def _repeated(self, keep: Bool, ids: I64, *parts: NDArray[Any]) -> Bool:
+        """Rows whose trade id and `parts` (symbol, exchange, reporting facility, day) came before, by a 64-bit mix of
+        them. Rows that are not kept, or have no id, neither repeat nor are repeated.
+        """
+        rows = np.flatnonzero(keep & (ids != 0))
+        key = ids[rows].astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
+        for part in parts:
+            key = ((key ^ (key >> np.uint64(29))) + part[rows].astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        repeated = np.zeros(len(keep), np.bool_)
+        seen, fresh = self._trade_keys, np.sort(key)
+        place = np.searchsorted(seen, fresh)
+        known = np.append(seen, np.uint64(0))[place] == fresh if len(seen) else np.zeros(len(fresh), np.bool_)
+        if known.any() or np.any(fresh[1:] == fresh[:-1]):
+            fresh, first = np.unique(key, return_index=True)
+            first = first[~np.isin(fresh, seen)]
+            repeated[rows] = True
+            repeated[rows[first]] = False
+            fresh = np.sort(key[first])
+        self._trade_keys = np.sort(np.concatenate([seen, fresh]), kind="stable")
+        return repeated
 
     # -- marks --------------------------------------------------------------------------------------------------------
 
