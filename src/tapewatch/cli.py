@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -43,6 +44,8 @@ def main() -> None:
         code = app(standalone_mode=False)
     except _UsageError as error:
         _fail_usage(error)
+    except typer.Abort:  # Ctrl+C, with some releases of typer
+        raise SystemExit(130) from None
     except (ConfigError, Invalid) as error:
         _fail(error)
     except TapewatchError as error:
@@ -207,17 +210,20 @@ def synthesize(
     if not 1 <= symbols <= 100_000 or trades < 1:
         raise ConfigError("--symbols must be between 1 and 100000, --trades at least 1")
     pre_ns, open_ns, close_ns, post_ns = day_of(day)
-    with _progress("rows") as advance:
-        rows = write_day(
-            out,
-            seed=seed,
-            symbols=symbols,
-            trades=trades,
-            day=TradingDay(pre_ns=pre_ns, open_ns=open_ns, close_ns=close_ns, post_ns=post_ns),
-            start_ns=open_ns if session == "regular" else None,
-            end_ns=close_ns if session == "regular" else None,
-            on_progress=lambda written, _now: advance(min(written, trades), trades),
-        )
+    try:
+        with _progress("rows") as advance:
+            rows = write_day(
+                out,
+                seed=seed,
+                symbols=symbols,
+                trades=trades,
+                day=TradingDay(pre_ns=pre_ns, open_ns=open_ns, close_ns=close_ns, post_ns=post_ns),
+                start_ns=open_ns if session == "regular" else None,
+                end_ns=close_ns if session == "regular" else None,
+                on_progress=lambda written, _now: advance(min(written, trades), trades),
+            )
+    except OSError as error:
+        raise ConfigError(f"cannot write to {out}: {os.strerror(error.errno or 0)}") from None
     print(f"{rows:,} trades of {symbols:,} symbols -> {out}")
 
 

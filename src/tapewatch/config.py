@@ -8,14 +8,14 @@ from pathlib import Path
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.errors import ConfigError
 
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h)$")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 PULSE_S = 0.1
 
 
 def duration_s(text: str, *, option: str) -> float:
     """Such as ``100ms``, ``1s``, ``2m``."""
-    match = _DURATION.match(text.strip())
+    match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise ConfigError(f"{option}: {text!r} is not a duration such as 100ms, 1s or 2m")
     return float(match[1]) * _UNIT_S[match[2]]

@@ -213,20 +213,29 @@ def _reason(error: Any) -> str:
 
 
 def load_rules(text: str | bytes, *, where: str) -> list[Rule]:
-    """The rules of a file: a JSON list, or ``{"rules": [...]}``. A rule without an id is named by its place."""
+    """The rules of a file: a JSON list, or ``{"rules": [...]}``; see `rules_of`."""
     raw = load_json(text, where=where)
     if isinstance(raw, dict) and set(raw) == {"rules"}:
         raw = raw["rules"]
+    try:
+        return rules_of(raw)
+    except Invalid as error:
+        raise Invalid(f"{where}: {error.where}" if error.where else where, error.why) from None
+
+
+def rules_of(raw: Any) -> list[Rule]:
+    """A list of rules. One without an id is named by its place. `Invalid.where` starts at ``rules``."""
     if not isinstance(raw, list):
-        raise Invalid(where, 'must be a list of rules, or {"rules": [...]}')
-    rules: list[Rule] = []
+        raise Invalid("", 'must be a list of rules, or {"rules": [...]}')
+    rules: dict[str, Rule] = {}
     for index, item in enumerate(raw):
-        place = f"{where}: rules[{index}]"
-        document = item
+        place, document = f"rules[{index}]", item
         if isinstance(item, dict):
-            document = {"id": f"rule-{index + 1}", "name": str(item.get("id", f"rule {index + 1}")), **item}
+            named = item.get("id")
+            name = named if isinstance(named, str) and named.isprintable() and named else f"rule {index + 1}"
+            document = {"id": f"rule-{index + 1}", "name": name, **item}
         rule = parse_document(Rule, document, where=place)
-        if any(rule.id == other.id for other in rules):
+        if rule.id in rules:
             raise Invalid(f"{place}.id", f"{rule.id!r} is already the id of another rule in this file")
-        rules.append(rule)
-    return rules
+        rules[rule.id] = rule
+    return list(rules.values())

@@ -1,0 +1,72 @@
+"""Durations, data folders and what belongs together; the rest of the options is tested on the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from tapewatch.config import UpConfig, default_data_dir, duration_s, scan_interval_ns
+from tapewatch.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("100ms", 0.1), ("1s", 1.0), ("1.5s", 1.5), ("2m", 120.0), ("1h", 3600.0), (" 5s ", 5.0)]
+)
+def test_duration_is_read(text: str, seconds: float) -> None:
+    assert duration_s(text, option="--ttl") == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1", "s", "1 s", "-1s", "1S", "1d", "1e3s", "nans", "\u0661s", "1s\n1s", "9" * 400 + "s"],
+)
+def test_what_is_no_duration_names_the_option(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--ttl: .* is not a duration such as 100ms, 1s or 2m$"):
+        duration_s(text, option="--ttl")
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"),
+    [
+        ("100ms", 10**8),
+        ("0.3s", 3 * 10**8),
+        ("700ms", 7 * 10**8),
+        ("1s", 10**9),
+        ("60s", 6 * 10**10),
+        ("1m", 6 * 10**10),
+    ],
+)
+def test_scan_interval_is_whole_tenths_of_a_second(text: str, ns: int) -> None:
+    assert scan_interval_ns(text) == ns
+
+
+@pytest.mark.parametrize("text", ["0s", "99ms", "0.25s", "61s", "2m", "1h"])
+def test_scan_interval_outside_its_range_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"must be a multiple of 100ms, from 100ms to 60s"):
+        scan_interval_ns(text)
+
+
+def test_data_folder_is_the_first_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/h")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.delenv("TAPEWATCH_DATA_DIR", raising=False)
+    assert default_data_dir() == Path("/h/.local/share/tapewatch")
+    monkeypatch.setenv("XDG_DATA_HOME", "/x")
+    assert default_data_dir() == Path("/x/tapewatch")
+    monkeypatch.setenv("TAPEWATCH_DATA_DIR", "/mine")
+    assert default_data_dir() == Path("/mine")
+
+
+def test_defaults_belong_together() -> None:
+    config = UpConfig()
+    assert (config.feed, config.host, config.port) == ("synthetic", "127.0.0.1", 8000)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_loopback_addresses_are_allowed(host: str) -> None:
+    assert UpConfig(host=host).host == host
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "127.0.0.1.example.com", "192.168.1.5"])
+def test_other_addresses_are_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match="is not a loopback address"):
+        UpConfig(host=host)
