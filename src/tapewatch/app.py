@@ -1,14 +1,17 @@
 """The composition root: the only place that knows which adapter stands behind which port.
 
-`run_up` opens the adapters, starts every role and the server in one group, and stops them last-in first-out: the feed
-first, then the bus, whose readers end when they have read what is there, then the store.
+`Embedded` is every role and the server in one process, over a store, a feed and a clock that it is given; `run_up`
+gives it those of `tapewatch up`. It stops first-in first-out: the feed, then the readers, each when it has handled what
+is there, then the bus, at whose end the roles save what is pending, then the store.
 """
 
 import asyncio
 import contextlib
+import logging
+import signal
 import socket
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +30,11 @@ from tapewatch.engine.columns import SECOND_NS
 from tapewatch.engine.indicators import Indicators
 from tapewatch.engine.scanner import Scanner
 from tapewatch.engine.toplists import SYSTEM_TOPLISTS
-from tapewatch.errors import ConfigError, Invalid, NotFound
+from tapewatch.errors import ConfigError, Invalid, NotFound, VersionConflict
 from tapewatch.feeds.replay import ReplayFeed
 from tapewatch.feeds.synthetic import SyntheticFeed, TradingDay
 from tapewatch.nyse import trading_days
-from tapewatch.ports import Bus, Clock, Feed, Store
+from tapewatch.ports import Clock, Feed, Store
 from tapewatch.roles.alerts import AlertsRole
 from tapewatch.roles.bars import BarsRole
 from tapewatch.roles.indicators import IndicatorsRole
@@ -48,67 +51,118 @@ log = structlog.get_logger("tapewatch")
 
 _BOARD_INTERVAL_NS = SECOND_NS
 _STALE_S = 5.0
+_DRAIN_S = 2.0
+_SERVER_STOP_S = 2
+_ROLES_STOP_S = 2.0
+_QUIET = ("alembic", "uvicorn")
+"""Libraries whose news is of no use to a trader; their warnings are."""
 
 
 async def run_up(config: UpConfig, *, on_ready: Callable[[str], None]) -> None:
-    """Everything in one process until it is told to stop; `on_ready` gets the page's address."""
+    """Everything in one process until SIGINT or SIGTERM; `on_ready` gets the page's address."""
+    _quieten()
     clock = SystemClock()
-    listener = _listen(config.host, config.port)
-    store = SqlStore(_database(config.data_dir))
-    bus, hot = MemoryBus(epoch=clock.now_ns()), MemoryHotState()
-    async with contextlib.AsyncExitStack() as closing:
-        closing.callback(listener.close)
-        closing.push_async_callback(store.close)
-        closing.push_async_callback(hot.close)
-        await store.upgrade()
-        if config.rules is not None:
-            await _save_rules(store, config.rules, clock)
+    with _stopping_signals() as stop, _listen(config.host, config.port) as listener:
+        store = await open_store(config.data_dir)
+        try:
+            if config.rules is not None:
+                await _save_rules(store, config.rules, clock)
+            embedded = Embedded(config, store=store, feed=_feed(config, clock), clock=clock)
+            await embedded.run(listener, stop=stop, on_ready=on_ready)
+        finally:
+            await store.close()
+
+
+class Embedded:
+    """Every role and the server, wired; `run` runs them. The caller opens and closes the store."""
+
+    def __init__(self, config: UpConfig, *, store: Store, feed: Feed, clock: Clock, partitions: int = 1) -> None:
         profile, days = load_profile(config.eligibility), trading_days()
-        ingest = Ingest(feed=_feed(config, clock), bus=bus, store=store, clock=clock)
-        scanner = Scanner(
-            days=days,
-            profile=profile,
-            scan_interval_ns=config.scan_interval_ns,
-            board_interval_ns=_BOARD_INTERVAL_NS,
-        )
-        builder = BarBuilder(days=days, profile=profile)
-        board = BoardView(clock)
-        gateway = Gateway(bus, clock, toplists=SYSTEM_TOPLISTS)
-        status = _Status(config, ingest, scanner, board, gateway, bus, clock)
+        bus, hot = MemoryBus(epoch=clock.now_ns()), MemoryHotState()
+        self.bus, self.hot = bus, hot
+        self.ingest = Ingest(feed=feed, bus=bus, store=store, clock=clock, partitions=partitions)
+        self.scanners: list[Scanner] = []
+        self._readers: list[tuple[str, BarsRole | ScannerRole | IndicatorsRole | AlertsRole]] = []
+        """With the stream that each reads; those come first whose writing others read."""
+        for p in range(partitions):
+            builder = BarBuilder(days=days, profile=profile)
+            scanner = Scanner(
+                days=days,
+                profile=profile,
+                scan_interval_ns=config.scan_interval_ns,
+                board_interval_ns=_BOARD_INTERVAL_NS,
+            )
+            indicators = Indicators(days)
+            self.scanners.append(scanner)
+            self._readers += [
+                (f"ticks:{p}", BarsRole(builder=builder, bus=bus, hot=hot, store=store, clock=clock, partition=p)),
+                (f"ticks:{p}", ScannerRole(scanner=scanner, bus=bus, clock=clock, partition=p)),
+                (
+                    f"bars.finalized:{p}",
+                    IndicatorsRole(indicators=indicators, bus=bus, hot=hot, clock=clock, partition=p),
+                ),
+                (f"alerts:{p}", AlertsRole(bus=bus, hot=hot, store=store, clock=clock, partition=p)),
+            ]
+        self.toplists = ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=partitions)
+        self.board = BoardView(clock)
+        self.gateway = Gateway(bus, clock, toplists=SYSTEM_TOPLISTS, partitions=partitions)
+        status = _Status(self, config, feed.name, clock)
         app = create_app(
             Services(
                 store=store,
                 hot=hot,
                 bus=bus,
                 clock=clock,
-                board=board,
-                gateway=gateway,
+                board=self.board,
+                gateway=self.gateway,
                 status=status.describe,
                 ready=status.ready,
                 hosts=frozenset({"127.0.0.1", "localhost", "[::1]", "::1"}),
             )
         )
-        server = _Server(server_config(app, host=config.host, port=config.port))
-        url = f"http://{'127.0.0.1' if config.host == 'localhost' else config.host}:{listener.getsockname()[1]}"
+        self._partitions = partitions
+        self._server = _Server(
+            server_config(app, host=config.host, port=config.port, timeout_graceful_shutdown=_SERVER_STOP_S)
+        )
+
+    async def run(self, listener: socket.socket, *, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
+        """Until `stop` is set; when it returns, what was on the tape is in the store."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(gateway.run(), name="gateway")
-            tasks.create_task(board.follow(bus, 1), name="board view")
-            tasks.create_task(ToplistsRole(bus=bus, hot=hot).run(), name="toplists")
-            tasks.create_task(AlertsRole(bus=bus, hot=hot, store=store).run(), name="alerts")
-            tasks.create_task(ScannerRole(scanner=scanner, bus=bus, clock=clock).run(), name="scanner")
-            tasks.create_task(IndicatorsRole(indicators=Indicators(days), bus=bus, hot=hot).run(), name="indicators")
-            tasks.create_task(BarsRole(builder=builder, bus=bus, hot=hot, store=store, clock=clock).run(), name="bars")
-            feeding = tasks.create_task(ingest.run(), name="ingest")
-            serving = tasks.create_task(server.serve(sockets=[listener]), name="server")
-            await server.serving.wait()
-            on_ready(url)
-            await serving
+            running = [
+                tasks.create_task(self.gateway.run(), name="gateway"),
+                tasks.create_task(self.board.follow(self.bus, self._partitions), name="board view"),
+                tasks.create_task(self.toplists.run(), name="toplists"),
+                *(tasks.create_task(role.run(), name=type(role).__name__) for _, role in self._readers),
+            ]
+            feeding = tasks.create_task(self.ingest.run(), name="ingest")
+            serving = tasks.create_task(self._server.serve(sockets=[listener]), name="server")
+            await self._server.serving.wait()
+            on_ready(_url(listener))
+            await stop.wait()
             feeding.cancel()
-            await bus.close()
+            self._server.should_exit = True
+            await self.drain()
+            await serving
+            await self.bus.close()
+            _, late = await asyncio.wait(running, timeout=_ROLES_STOP_S)
+            for task in late:  # it waits for a store that is away
+                log.warning("stopped before all of its work was saved", role=task.get_name())
+                task.cancel()
+        await self.hot.close()
+
+    async def drain(self) -> None:
+        """Until each reader has handled what is on its stream; two seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                for stream, role in self._readers:
+                    while role.position != await self.bus.tail(stream):  # noqa: ASYNC110  # twice in a life
+                        await asyncio.sleep(0.002)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that says when it listens."""
+    """uvicorn that says when it listens, and leaves signals to `run_up`: its own way ends the process before the roles
+    have saved what is pending.
+    """
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -118,56 +172,55 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.serving.set()
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
 
 class _Status:
     """What `/ready` and `/api/v1/system/status` say."""
 
-    def __init__(
-        self,
-        config: UpConfig,
-        ingest: Ingest,
-        scanner: Scanner,
-        board: BoardView,
-        gateway: Gateway,
-        bus: Bus,
-        clock: Clock,
-    ) -> None:
-        self._config, self._ingest, self._scanner, self._board = config, ingest, scanner, board
-        self._gateway, self._bus, self._clock = gateway, bus, clock
+    def __init__(self, embedded: Embedded, config: UpConfig, feed: str, clock: Clock) -> None:
+        self._embedded, self._config, self._feed, self._clock = embedded, config, feed, clock
         self._started_ns = clock.now_ns()
 
     def ready(self) -> tuple[bool, str]:
-        if self._board.as_of() is None:
-            return False, "waiting for the first scan"
-        return True, "running"
+        ingest = self._embedded.ingest
+        scanned = self._embedded.board.as_of() is not None
+        if ingest.state in {"lost", "refused"}:
+            return scanned, f"the feed {'is lost' if ingest.state == 'lost' else 'refused'}: {ingest.problem}"
+        return scanned, "running" if scanned else "waiting for the first scan"
 
     def describe(self) -> dict[str, Any]:
-        now_ns = self._clock.now_ns()
-        age_s = (now_ns - self._ingest.batch_ns) / SECOND_NS if self._ingest.batch_ns else None
+        embedded, ingest, now_ns = self._embedded, self._embedded.ingest, self._clock.now_ns()
+        age_s = (now_ns - ingest.batch_ns) / SECOND_NS if ingest.batch_ns else None
         live, phase = self.ready()
-        state = "ended" if self._ingest.ended else "running" if live else "starting"
-        if state == "running" and age_s is not None and age_s > _STALE_S:
-            state = "stale"
+        state: str = ingest.state
+        if state == "running":
+            state = "starting" if not live else "stale" if age_s is not None and age_s > _STALE_S else "running"
+        scanners = embedded.scanners
         return {
             "version": __version__,
             "state": state,
             "phase": phase,
             "uptime_s": round((now_ns - self._started_ns) / SECOND_NS, 1),
             "feed": {
-                "name": self._config.feed,
+                "name": self._feed,
+                "state": ingest.state,
+                "problem": ingest.problem or None,
                 "age_s": age_s,
-                "market_time": rfc3339(self._ingest.watermark_ns) if self._ingest.watermark_ns else None,
-                "rows": self._ingest.rows,
+                "market_time": rfc3339(ingest.watermark_ns) if ingest.watermark_ns else None,
+                "rows": ingest.rows,
             },
             "scanner": {
-                "symbols": len(self._scanner.symbols),
-                "rules": len(self._scanner.ruleset.rules),
-                "ruleset": self._scanner.ruleset.number,
+                "symbols": sum(len(scanner.symbols) for scanner in scanners),
+                "rules": len(scanners[0].ruleset.rules),
+                "ruleset": scanners[0].ruleset.number,
                 "scan_interval_s": self._config.scan_interval_ns / SECOND_NS,
-                "cooled_down": self._scanner.cooled_down,
-                "rows": dict(sorted(self._scanner.tally.items())),
+                "cooled_down": sum(scanner.cooled_down for scanner in scanners),
+                "rows": dict(sorted(sum((scanner.tally for scanner in scanners), Counter()).items())),
             },
-            "gateway": {"clients": self._gateway.clients},
+            "gateway": {"clients": embedded.gateway.clients},
         }
 
 
@@ -199,46 +252,75 @@ def _feed(config: UpConfig, clock: Clock) -> Feed:
     )
 
 
+def _quieten() -> None:
+    for library in _QUIET:
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def _stopping_signals() -> Iterator[asyncio.Event]:
+    """An event that SIGINT and SIGTERM set."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()  # at once: until somebody listens, a second process can bind the same port
     except OSError as error:
         listener.close()
         raise ConfigError(f"--port: cannot listen on {host}:{port}: {error.strerror}") from None
-    listener.set_inheritable(True)
     return listener
 
 
-def _database(data_dir: Path) -> Path:
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--data-dir: cannot use {data_dir}: {error.strerror}") from None
-    return data_dir / "tapewatch.db"
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def open_store(data_dir: Path) -> Store:
     """The embedded store of a data directory, upgraded."""
-    store = SqlStore(_database(data_dir))
-    await store.upgrade()
+    _quieten()
+    try:
+        await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--data-dir: cannot use {data_dir}: {error.strerror}") from None
+    store = SqlStore(data_dir / "tapewatch.db")
+    try:
+        await store.upgrade()
+    except BaseException:
+        await store.close()
+        raise
     return store
 
 
 async def _save_rules(store: Store, path: Path, clock: Clock) -> None:
-    """Rules of a file become the store's: new ones are created, changed ones get a new version."""
+    """Rules of a file become the store's: new ones are created, changed ones get a new version. What was deleted stays
+    deleted.
+    """
     try:
-        rules = load_rules(path.read_bytes(), where=str(path))
+        rules = load_rules(await asyncio.to_thread(path.read_bytes), where=str(path))
     except OSError as error:
         raise Invalid(str(path), f"cannot be read: {error.strerror}") from None
-    stamp = datetime.fromtimestamp(clock.now_ns() // SECOND_NS, UTC).isoformat().replace("+00:00", "Z")
+    now = rfc3339(clock.now_ns())
     for rule in rules:
         try:
             stored = await store.rule(rule.id)
         except NotFound:
-            await store.save_rule(rule.model_copy(update={"version": 1, "created_at": stamp, "updated_at": stamp}))
+            try:
+                await store.save_rule(rule.model_copy(update={"version": 1, "created_at": now, "updated_at": now}))
+            except VersionConflict:
+                log.warning("a rule of the file was deleted earlier and stays so", rule=rule.id)
             continue
         if stored.spec().conditions != rule.spec().conditions or stored.cooldown != rule.cooldown:
-            await store.save_rule(rule.model_copy(update={"version": stored.version + 1, "updated_at": stamp}))
+            await store.save_rule(rule.model_copy(update={"version": stored.version + 1, "updated_at": now}))

@@ -18,7 +18,7 @@ from tapewatch.adapters.memory import MemoryBus
 from tapewatch.documents import Alert
 from tapewatch.errors import Unavailable
 from tapewatch.ports import Alerts
-from tapewatch.serve.client import MAX_SUBSCRIPTIONS, Client
+from tapewatch.serve.client import MAX_SUBSCRIPTIONS, AlertLog, Client
 from tapewatch.serve.gateway import Gateway
 from tapewatch.telemetry import ALERT_DELIVERY_LATENCY_SECONDS, ALERTS_DELIVERED_TOTAL, WEBSOCKET_CONNECTIONS
 
@@ -79,8 +79,9 @@ async def test_alerts_from_before_the_start_are_not_sent(bus: MemoryBus, make_al
         async def sleep(self, seconds: float) -> None: ...
 
     await bus.publish("alerts.filtered:0", Alerts((make_alert(1),)))
-    gateway = Gateway(bus, Clock(), toplists=())
-    client = Client(outbox=10)
+    log = AlertLog()
+    gateway = Gateway(bus, Clock(), toplists=(), alerts=log)
+    client = Client(log)
     gateway._clients.add(client)
     running = asyncio.create_task(gateway.run())
     await asyncio.sleep(0.01)
@@ -309,8 +310,9 @@ async def test_bus_away_for_a_moment_loses_nothing_that_follows(bus: MemoryBus, 
             await asyncio.sleep(min(seconds, 0))
 
     away: Any = Away()
-    gateway = Gateway(away, Clock(), toplists=["gainers_1m"])
-    client = Client(outbox=10)
+    log = AlertLog()
+    gateway = Gateway(away, Clock(), toplists=["gainers_1m"], alerts=log)
+    client = Client(log)
     client.subscribe("gainers_1m")
     gateway._clients.add(client)
     running = asyncio.create_task(gateway.run())
@@ -327,7 +329,7 @@ async def test_bus_away_for_a_moment_loses_nothing_that_follows(bus: MemoryBus, 
 
 
 async def test_client_may_have_200_subscriptions() -> None:
-    client = Client(outbox=10)
+    client = Client(AlertLog())
     assert all(client.subscribe(f"list{n}") for n in range(MAX_SUBSCRIPTIONS))
     assert client.subscribe("list0")
     assert not client.subscribe("one_more")

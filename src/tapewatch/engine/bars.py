@@ -134,7 +134,7 @@ class BarBuilder:
             return
         opened = self.open_minute + 2
         self.open_minute = target
-        for minute in range(max(opened, target - REACH_MINUTES), target + 2):
+        for minute in range(max(opened, target + 2 - self.candles.rows), target + 2):
             self._open(minute)
         self.next_close_ns = (target + 1) * MINUTE_NS + self.lateness_ns
 

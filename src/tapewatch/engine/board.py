@@ -11,8 +11,8 @@ import numpy as np
 
 from tapewatch.engine.bars import BarBuilder
 from tapewatch.engine.calendar import SESSION_NAMES, Session, SessionAt
-from tapewatch.engine.candles import NEVER, Candles
-from tapewatch.engine.columns import F64, MINUTE_NS
+from tapewatch.engine.candles import Candles
+from tapewatch.engine.columns import F64, MINUTE_NS, Bool
 from tapewatch.engine.history import PriceHistory
 from tapewatch.engine.indicators import RECURSIVE, Recursive
 from tapewatch.engine.metrics import CATALOGUE, WINDOW_MINUTES
@@ -54,6 +54,8 @@ class SymbolState:
     price_ts: np.ndarray[tuple[int], np.dtype[np.int64]]
     close_prev: F64
     halted: F64
+    seen: Bool
+    """A row of the symbol has arrived; the others are only names in a feed's dictionary."""
     closed_sums: dict[tuple[str, int, int], F64] = field(default_factory=dict)
     """Sums over closed minutes of the ring, by (column, first minute, last minute); emptied when these change."""
 
@@ -88,21 +90,26 @@ class Board:
         with np.errstate(invalid="ignore", divide="ignore"):
             for row, name in enumerate(self.names):
                 self.values[row, :count] = self._metric(name)[:count]
+        unseen = np.flatnonzero(~self._state.seen[:count])
+        if len(unseen):
+            self.values[:, unseen] = np.nan
         return self.values[:, :count]
 
     def rows(self, names: tuple[str, ...], now_ns: int, *, day_start_ns: int) -> BoardRows:
         """A frozen copy of these metrics at `now_ns`."""
         self._at(now_ns, day_start_ns)
-        count = len(self._bars.symbols)
-        values = np.empty((len(names), count))
+        symbols, seen = self._bars.symbols.names, np.flatnonzero(self._state.seen)
+        if len(seen) < len(symbols):
+            symbols = tuple(symbols[i] for i in seen.tolist())
+        values = np.empty((len(names), len(symbols)))
         with np.errstate(invalid="ignore", divide="ignore"):
             for row, name in enumerate(names):
-                values[row] = self._metric(name)[:count]
+                values[row] = self._metric(name)[seen]
         values.setflags(write=False)
         return BoardRows(
             ts_ns=now_ns,
             session=SESSION_NAMES[self._session.session],
-            symbols=self._bars.symbols.names,
+            symbols=symbols,
             metrics=names,
             values=values,
         )
@@ -167,10 +174,9 @@ class Board:
         return total
 
     def _session_price(self, column: str, row: int) -> F64:
-        """A session's open, high or low; unknown before its first print."""
-        sessions = self._state.sessions
-        values: F64 = getattr(sessions, column)[row]
-        return np.where(sessions.open_ts[row] == NEVER, np.nan, values)
+        """A session's open, high or low; unknown before its first print that may set it."""
+        values: F64 = getattr(self._state.sessions, column)[row]
+        return np.where(np.isfinite(values), values, np.nan)
 
     def _running(self, column: str) -> F64:
         """Of the running session; unknown while the market is closed."""

@@ -62,14 +62,18 @@ class Scanner:
             price_ts=np.full(capacity, -1, np.int64),
             close_prev=np.full(capacity, np.nan),
             halted=np.zeros(capacity),
+            seen=np.zeros(capacity, np.bool_),
         )
         self.board = Board(self.bars, self._state)
         self._plan = Plan(Ruleset(number=0, rules=()))
         self._wants_history = self._wants_recursive = self._wants_state = False
-        self._day_start_ns = self._next_day_ns = 0
+        self._longest_ns = _LONGEST_WINDOW_NS + max(scan_interval_ns, board_interval_ns)
+        """After so long without a change somebody has looked when all windows had run out."""
+        self._began_ns = self._day_start_ns = self._next_day_ns = 0
         self._next_scan_ns = self._next_board_ns = self._next_sample_ns = NEVER_NS
         self._dirty = False
-        self._last_print_ns = 0
+        self._last_change_ns = 0
+        """Event time up to which something happened from which metrics still move for as long as windows reach."""
         self._scanned_session = -1
         self._scanned: F64 | None = None
         self._set_wants()
@@ -95,14 +99,15 @@ class Scanner:
     def _set_wants(self) -> None:
         self.board.want(self._plan.metrics)
         wanted = set(CATALOGUE) if self.board_interval_ns else set(self._plan.metrics)
-        self._wants_recursive = not wanted.isdisjoint(RECURSIVE)
-        self._wants_history = any(name.startswith("change_pct_") and name != "change_pct_day" for name in wanted)
-        self._wants_state = bool(wanted)
+        # What was kept once is kept on: with a hole in it, it would be wrong and not unknown.
+        self._wants_recursive |= not wanted.isdisjoint(RECURSIVE)
+        self._wants_history |= any(name.startswith("change_pct_") and name != "change_pct_day" for name in wanted)
+        self._wants_state |= bool(wanted)
         self._plan.bind(self.board.row_of)
         self._scanned = None
         self._dirty = True
         if self.bars.first_minute is not None:
-            self._schedule(self.watermark_ns)
+            self._schedule(max(self.watermark_ns, self._began_ns))
 
     def _schedule(self, now_ns: int) -> None:
         def after(interval_ns: int, *, wanted: bool) -> int:
@@ -142,6 +147,7 @@ class Scanner:
 
     def _begin(self, ts_ns: int) -> None:
         self.bars.begin(ts_ns)
+        self._began_ns = self._last_change_ns = ts_ns
         days = self.bars.days
         at = days.at(ts_ns)
         today = at.day if at.session else at.day - 1
@@ -150,15 +156,18 @@ class Scanner:
         self._schedule(ts_ns)
 
     @property
+    def _next_look_ns(self) -> int:
+        """When somebody looks at the board, or a day begins."""
+        return min(self._next_sample_ns, self._next_scan_ns, self._next_board_ns, self._next_day_ns)
+
+    @property
     def _next_event_ns(self) -> int:
-        return min(
-            self.bars.next_close_ns, self._next_sample_ns, self._next_scan_ns, self._next_board_ns, self._next_day_ns
-        )
+        return min(self.bars.next_close_ns, self._next_look_ns)
 
     def _advance(self, watermark_ns: int, out: Step) -> None:
         while (now := self._next_event_ns) <= watermark_ns:
             if now == self.bars.next_close_ns:
-                self._close_minute(watermark_ns, out)
+                self._close_minute(min(watermark_ns, self._next_look_ns), out)
             if now == self._next_sample_ns:
                 self._state.history.sample(now // SECOND_NS, self._state.price)
                 self._next_sample_ns += SECOND_NS
@@ -170,14 +179,22 @@ class Scanner:
                 self._next_board_ns += self.board_interval_ns
             if now == self._next_day_ns:
                 self._roll_day()
-            if not self._dirty and now - self._last_print_ns > _LONGEST_WINDOW_NS:
+            if not self._dirty and self._quiet(self._next_event_ns):
                 self._sleep_until(watermark_ns)
 
-    def _sleep_until(self, watermark_ns: int) -> None:
-        """Nothing has traded for longer than any window reaches back: no metric can change before the next print or the
-        end of the session, so nothing in between needs to be looked at.
+    def _quiet(self, now_ns: int) -> bool:
+        """Nothing has traded for longer than any window reaches back, and the session is the one that was scanned: no
+        metric can change before the next print or the end of the session.
         """
-        wake_ns = min(watermark_ns, self.bars.session_of(self._next_event_ns // MINUTE_NS).end_ns, self._next_day_ns)
+        return (
+            now_ns - self._last_change_ns > self._longest_ns
+            and self.bars.session_of((now_ns - 1) // MINUTE_NS).start_ns == self._scanned_session
+        )
+
+    def _sleep_until(self, watermark_ns: int) -> None:
+        """Nothing before then needs to be looked at."""
+        session = self.bars.session_of((self._next_event_ns - 1) // MINUTE_NS)
+        wake_ns = min(watermark_ns, session.end_ns, self._next_day_ns)
         for name, interval_ns in (
             ("_next_scan_ns", self.scan_interval_ns),
             ("_next_board_ns", self.board_interval_ns),
@@ -203,11 +220,7 @@ class Scanner:
 
     def _scan(self, now_ns: int, out: Step) -> None:
         session = self.bars.session_of((now_ns - 1) // MINUTE_NS)
-        if (
-            not self._dirty
-            and session.start_ns == self._scanned_session
-            and (now_ns - self._last_print_ns > _LONGEST_WINDOW_NS)
-        ):
+        if not self._dirty and self._quiet(now_ns):
             return
         values = self.board.refresh(now_ns, day_start_ns=self._day_start_ns)
         changed = None
@@ -215,6 +228,8 @@ class Scanner:
             if self._scanned is not None and self._scanned.shape == values.shape:
                 changed = (self._scanned.view(np.int64) != values.copy().view(np.int64)).any(axis=1)
             self._scanned = values.copy()
+        else:
+            self._scanned = None
         out.scans += 1
         out.matches += self._plan.scan(
             values,
@@ -241,13 +256,15 @@ class Scanner:
                 self._roll_day()
                 self._book(rows, batch, split, stop, out)
                 return
+        self._state.seen[rows.symbol[start:stop]] = True
         if not rows.plain:
             self._book_facts(rows, start, stop)
         run = self.bars.add(rows, start, stop)
         if run is None:
             return
         self._dirty = True
-        self._last_print_ns = max(self._last_print_ns, int(run.prints.ts_ns.max()))
+        # A late print moves metrics from its arrival on, and minutes close soon after the marks.
+        self._last_change_ns = max(self._last_change_ns, int(run.prints.ts_ns.max()), self.bars.next_close_ns)
         if run.revised:
             self._state.closed_sums.clear()
             for revised in self.bars.revised_bars(run):
@@ -309,6 +326,7 @@ class Scanner:
         for row in Session:
             state.sessions.reset(row)
         self._day_start_ns = self._next_day_ns
+        self._last_change_ns = max(self._last_change_ns, self._day_start_ns)
         following = int(np.searchsorted(days.pre_ns, self._day_start_ns, side="right"))
         self._next_day_ns = int(days.pre_ns[following]) if following < len(days.pre_ns) else NEVER_NS
         self._dirty = True
@@ -319,7 +337,13 @@ class Scanner:
         state.recursive.resize(capacity)
         state.history.resize(capacity)
         state.closed_sums.clear()
-        for name, blank in (("price", np.nan), ("price_ts", -1), ("close_prev", np.nan), ("halted", 0)):
+        for name, blank in (
+            ("price", np.nan),
+            ("price_ts", -1),
+            ("close_prev", np.nan),
+            ("halted", 0),
+            ("seen", False),
+        ):
             old = getattr(state, name)
             grown = np.full(capacity, blank, old.dtype)
             grown[: len(old)] = old

@@ -8,64 +8,106 @@ import asyncio
 
 import msgspec
 import numpy as np
+import structlog
 
 from tapewatch.documents import known, rfc3339
 from tapewatch.engine.bars import BarBuilder
 from tapewatch.engine.columns import Bars, Batch, concat_bars
+from tapewatch.errors import Unavailable
 from tapewatch.ports import Bus, Clock, HotState, Position, Store
+from tapewatch.roles.patience import patiently, read_on
+from tapewatch.telemetry import ERRORS_TOTAL
 
 _LIVE_TTL_S = 300.0
-_FLUSH_S = 1.0
-_MOST_PENDING = 200_000
-"""Bars waiting for the store; past that the role stops reading the tape until they are saved."""
+_EACH_S = 1.0
+_LAST_FLUSH_S = 1.5
 _CHUNK = 500
+MOST_PENDING = 200_000
+"""Bars waiting for the store; past that the role stops reading the tape until they are saved."""
+
+log = structlog.get_logger("tapewatch")
 
 
 class BarsRole:
     def __init__(
-        self, *, builder: BarBuilder, bus: Bus, hot: HotState, store: Store, clock: Clock, partition: int = 0
+        self,
+        *,
+        builder: BarBuilder,
+        bus: Bus,
+        hot: HotState,
+        store: Store,
+        clock: Clock,
+        partition: int = 0,
+        most_pending: int = MOST_PENDING,
     ) -> None:
         self._builder, self._bus, self._hot, self._store, self._clock = builder, bus, hot, store, clock
-        self._partition = partition
+        self._partition, self._name = partition, f"bars:{partition}"
+        self._most_pending = most_pending
         self._pending: list[Bars] = []
-        self._pending_rows = 0
-        self._position: Position | None = None
-        self._saving = asyncio.Lock()
+        self._pending_to: Position | None = None
+        self._flushing = asyncio.Lock()
         self._shown = np.zeros(0)
         self._shown_minute = -1
+        self.position: Position | None = None
+        """The newest entry of the tape that is in the bars."""
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             flushing = tasks.create_task(self._flush_each_second(), name="bars store")
-            async for position, entry in self._bus.read(f"ticks:{self._partition}"):
+            showing = tasks.create_task(self._show_each_second(), name="live bars")
+            async for position, entry in read_on(
+                self._bus, f"ticks:{self._partition}", clock=self._clock, where="bars.read"
+            ):
                 if isinstance(entry, Batch):
-                    bars = self._builder.step(entry)
-                    self._position = position
-                    if len(bars):
-                        await self._publish(bars)
+                    await self._publish(self._builder.step(entry), position)
+                self.position = position
             flushing.cancel()
-        await self._flush()
+            showing.cancel()
+        try:
+            async with asyncio.timeout(_LAST_FLUSH_S):
+                await self._flush()
+        except TimeoutError:
+            log.warning("bars not saved: the store is away", bars=self._waiting)
 
-    async def _publish(self, bars: Bars) -> None:
-        await self._bus.publish(f"bars.finalized:{self._partition}", bars)
+    @property
+    def _waiting(self) -> int:
+        return sum(map(len, self._pending))
+
+    async def _publish(self, bars: Bars, position: Position) -> None:
+        if not len(bars):
+            return
         self._pending.append(bars)
-        self._pending_rows += len(bars)
-        if self._pending_rows > _MOST_PENDING:
+        self._pending_to = position
+        await self._bus.publish(f"bars.finalized:{self._partition}", bars)
+        if self._waiting > self._most_pending:
             await self._flush()
 
     async def _flush_each_second(self) -> None:
         while True:
-            await self._clock.sleep(_FLUSH_S)
+            await self._clock.sleep(_EACH_S)
             await self._flush()
-            await self._show_live()
 
     async def _flush(self) -> None:
-        async with self._saving:
-            if not self._pending:
+        """All that is pending, in order; it leaves the list when the store has it."""
+        async with self._flushing:
+            parts, position = list(self._pending), self._pending_to
+            if not parts:
                 return
-            parts, position = self._pending, self._position
-            self._pending, self._pending_rows = [], 0
-            await self._store.save_bars(concat_bars(parts), reader=f"bars:{self._partition}", position=position)
+            bars = concat_bars(parts)
+            await patiently(
+                lambda: self._store.save_bars(bars, reader=self._name, position=position),
+                clock=self._clock,
+                where="bars.store",
+            )
+            del self._pending[: len(parts)]
+
+    async def _show_each_second(self) -> None:
+        while True:
+            await self._clock.sleep(_EACH_S)
+            try:
+                await self._show_live()
+            except Unavailable:  # they come again in a second
+                ERRORS_TOTAL.labels(where="bars.live").inc()
 
     async def _show_live(self) -> None:
         """Live bars that changed since the last time, to `livebar:{symbol}`."""

@@ -7,7 +7,10 @@ import msgspec
 from tapewatch.documents import known, rfc3339
 from tapewatch.engine.columns import Bars
 from tapewatch.engine.indicators import INDICATORS, IndicatorRows, Indicators, by_minute
-from tapewatch.ports import Bus, HotState
+from tapewatch.errors import Unavailable
+from tapewatch.ports import Bus, Clock, HotState, Position
+from tapewatch.roles.patience import read_on
+from tapewatch.telemetry import ERRORS_TOTAL
 
 _TTL_S = 600.0
 _CHUNK = 500
@@ -15,14 +18,24 @@ CHANNEL = "indicators.updated"
 
 
 class IndicatorsRole:
-    def __init__(self, *, indicators: Indicators, bus: Bus, hot: HotState, partition: int = 0) -> None:
-        self._indicators, self._bus, self._hot, self._partition = indicators, bus, hot, partition
+    def __init__(self, *, indicators: Indicators, bus: Bus, hot: HotState, clock: Clock, partition: int = 0) -> None:
+        self._indicators, self._bus, self._hot, self._clock = indicators, bus, hot, clock
+        self._partition = partition
+        self.position: Position | None = None
+        """The newest bars that are in the indicators."""
 
     async def run(self) -> None:
-        async for _, entry in self._bus.read(f"bars.finalized:{self._partition}"):
+        async for position, entry in read_on(
+            self._bus, f"bars.finalized:{self._partition}", clock=self._clock, where="indicators.read"
+        ):
             if isinstance(entry, Bars):
                 for bars in by_minute(entry):
-                    await self._show(self._indicators.update(bars))
+                    rows = self._indicators.update(bars)
+                    try:
+                        await self._show(rows)
+                    except Unavailable:  # the next minute brings newer ones
+                        ERRORS_TOTAL.labels(where="indicators.show").inc()
+            self.position = position
 
     async def _show(self, rows: IndicatorRows) -> None:
         ts = rfc3339(int(rows.ts_ns[0]))

@@ -6,7 +6,8 @@ from tapewatch.documents import Alert
 from tapewatch.engine.columns import SECOND_NS, Batch
 from tapewatch.engine.rules import Ruleset
 from tapewatch.engine.scanner import Scanner
-from tapewatch.ports import Alerts, Bus, Clock
+from tapewatch.ports import Alerts, Bus, Clock, Position
+from tapewatch.roles.patience import read_on
 from tapewatch.telemetry import ALERTS_EMITTED_TOTAL, SCAN_CYCLE_SECONDS, TICK_PROCESSING_LATENCY_SECONDS
 
 
@@ -14,13 +15,18 @@ class ScannerRole:
     def __init__(self, *, scanner: Scanner, bus: Bus, clock: Clock, partition: int = 0) -> None:
         self.scanner = scanner
         self._bus, self._clock, self._partition = bus, clock, partition
+        self.position: Position | None = None
+        """The newest entry of the tape that is on the board."""
 
     async def run(self) -> None:
-        async for _, entry in self._bus.read(f"ticks:{self._partition}"):
+        async for position, entry in read_on(
+            self._bus, f"ticks:{self._partition}", clock=self._clock, where="scanner.read"
+        ):
             if isinstance(entry, Batch):
                 await self._step(entry)
             elif isinstance(entry, Ruleset):
                 self.scanner.apply(entry)
+            self.position = position
 
     async def _step(self, batch: Batch) -> None:
         started = time.perf_counter()

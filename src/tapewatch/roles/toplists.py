@@ -4,6 +4,7 @@ A notice on that channel is the frame that clients get, so it is encoded once fo
 """
 
 import asyncio
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -11,7 +12,10 @@ import numpy as np
 from tapewatch.documents import known, rfc3339
 from tapewatch.engine.board import BoardRows, merge_boards
 from tapewatch.engine.toplists import SYSTEM_TOPLISTS, Toplist, rank
-from tapewatch.ports import Bus, HotState, Ranked
+from tapewatch.errors import Unavailable
+from tapewatch.ports import Bus, Clock, HotState, Ranked
+from tapewatch.roles.patience import read_on
+from tapewatch.telemetry import ERRORS_TOTAL
 
 CHANNEL = "toplists.updated"
 _TTL_S = 300.0
@@ -19,12 +23,19 @@ _RANKED = 500
 """Symbols kept in hot state from each end of a ranking."""
 _SHOWN = 50
 _COLUMNS = ("price", "change_pct_day", "volume_day")
+_METRICS = tuple(dict.fromkeys([*_COLUMNS, *(toplist.metric for toplist in SYSTEM_TOPLISTS.values())]))
 
 
 class ToplistsRole:
-    def __init__(self, *, bus: Bus, hot: HotState, partitions: int = 1) -> None:
-        self._bus, self._hot, self._partitions = bus, hot, partitions
+    """Waits for the boards of all partitions at one scan. A partition that has gone on to the next scan before another
+    reached this one leaves it out: only the newest board matters.
+    """
+
+    def __init__(self, *, bus: Bus, hot: HotState, clock: Clock, partitions: int = 1) -> None:
+        self._bus, self._hot, self._clock, self._partitions = bus, hot, clock, partitions
         self._boards: dict[int, BoardRows] = {}
+        self._symbols: tuple[str, ...] = ()
+        self._by_name = np.zeros(0, np.intp)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -32,12 +43,30 @@ class ToplistsRole:
                 tasks.create_task(self._follow(partition), name=f"toplists board {partition}")
 
     async def _follow(self, partition: int) -> None:
-        async for _, entry in self._bus.read(f"board:{partition}"):
+        async for _, entry in read_on(self._bus, f"board:{partition}", clock=self._clock, where="toplists.read"):
             if isinstance(entry, BoardRows):
                 self._boards[partition] = entry
-                boards = list(self._boards.values())
+                boards = [self._boards[p] for p in sorted(self._boards)]
                 if len(boards) == self._partitions and len({board.ts_ns for board in boards}) == 1:
-                    await self._rank(merge_boards(boards))
+                    try:
+                        await self._rank(self._in_order(merge_boards(boards)))
+                    except Unavailable:  # the next board comes in a second
+                        ERRORS_TOTAL.labels(where="toplists.rank").inc()
+
+    def _in_order(self, board: BoardRows) -> BoardRows:
+        """The metrics that are shown, symbols by name: then equal values stand in the same order here, in hot state,
+        and with any number of partitions.
+        """
+        if board.symbols != self._symbols:
+            self._symbols = board.symbols
+            self._by_name = np.array(sorted(range(len(board.symbols)), key=board.symbols.__getitem__), np.intp)
+        rows = [board.metrics.index(name) for name in _METRICS]
+        return replace(
+            board,
+            symbols=tuple(board.symbols[i] for i in self._by_name.tolist()),
+            metrics=_METRICS,
+            values=board.values[rows][:, self._by_name],
+        )
 
     async def _rank(self, board: BoardRows) -> None:
         row = {name: i for i, name in enumerate(board.metrics)}

@@ -1,12 +1,14 @@
 """The WebSocket gateway: alerts and toplists to every client that asked, each frame encoded once.
 
-It reads ``alerts.filtered:{p}`` and the channel ``toplists.updated`` and owns nothing that must survive. A client that
-cannot keep up is closed, never waited for: its outbox is bounded, and one task a client does the waiting. The messages
-are described in ``docs/protocol.md``.
+It reads ``alerts.filtered:{p}`` and the channel ``toplists.updated`` and owns nothing that must survive. What waits for
+a client is bounded, and one task a client does the waiting. A burst of alerts larger than the log waits for the clients
+that read; one that stalls is closed, and so delays nobody for longer than `STALL_S`. The messages are described in
+``docs/protocol.md``.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -18,7 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDiscon
 from tapewatch.documents import Alert, Document, load_json
 from tapewatch.errors import Invalid, Unavailable
 from tapewatch.ports import Alerts, Bus, Clock
-from tapewatch.serve.client import Client, Ending
+from tapewatch.serve.client import AlertLog, Client, Ending
 from tapewatch.serve.follow import follow, pause
 from tapewatch.serve.server import ABORT, HEARTBEAT_S, MAX_FRAME_BYTES
 from tapewatch.telemetry import (
@@ -32,6 +34,12 @@ PROTOCOL = 1
 TOPLISTS_CHANNEL = "toplists.updated"
 CLOSE_GRACE_S = 5.0
 SEND_TIMEOUT_S = 10.0
+STALL_S = 0.25
+"""A burst waits for clients that are half a log behind. One that takes nothing for so long is closed."""
+PATIENCE_S = 5.0
+"""So is one that reads, but kept a scan's alerts waiting for so long in all."""
+_CHUNK = 100
+_LOOK_AGAIN_S = 0.005
 
 
 class _UpdatedToplist(msgspec.Struct):
@@ -87,7 +95,8 @@ class Gateway:
         toplists: Collection[str],
         partitions: int = 1,
         max_clients: int = 2_000,
-        outbox: int = 1_000,
+        alerts: AlertLog | None = None,
+        patience_s: float = PATIENCE_S,
         send_timeout_s: float = SEND_TIMEOUT_S,
         close_grace_s: float = CLOSE_GRACE_S,
     ) -> None:
@@ -96,10 +105,11 @@ class Gateway:
         self._toplists = frozenset(toplists)
         self._partitions = partitions
         self._max_clients = max_clients
-        self._outbox = outbox
+        self._patience_s = patience_s
         self._send_timeout_s = send_timeout_s
         self._close_grace_s = close_grace_s
         self._clients: set[Client] = set()
+        self._alerts = alerts or AlertLog()
         self._newest: dict[str, str] = {}
 
     @property
@@ -116,13 +126,36 @@ class Gateway:
     async def _follow_alerts(self, partition: int) -> None:
         async for entry in follow(self._bus, f"alerts.filtered:{partition}", clock=self._clock):
             if isinstance(entry, Alerts):
-                for alert in entry.alerts:
-                    self._deliver(alert)
+                await self._deliver(entry.alerts)
 
-    def _deliver(self, alert: Alert) -> None:
-        frame = _frame("alert", alert.as_json())
-        for client in self._clients:
-            client.offer_alert(frame, alert.received_ns)
+    async def _deliver(self, alerts: Sequence[Alert]) -> None:
+        """In pieces, so that clients take some while others are still being encoded."""
+        waited_s: defaultdict[Client, float] = defaultdict(float)
+        for start in range(0, len(alerts), _CHUNK):
+            if not self._clients:
+                return
+            for alert in alerts[start : start + _CHUNK]:
+                self._alerts.append(_frame("alert", alert.as_json()), alert.received_ns)
+            for client in self._clients:
+                client.see_alerts()
+            await asyncio.sleep(0)
+            await self._wait_for_room(waited_s)
+
+    async def _wait_for_room(self, waited_s: defaultdict[Client, float]) -> None:
+        """Until no client is half a log behind: for those that read, and as long as they may be waited for."""
+        now_s = asyncio.get_running_loop().time
+        while True:
+            clients = [client for client in self._clients if not client.ending.done()]
+            self._alerts.forget(min((client.place for client in clients), default=self._alerts.end))
+            behind = [client for client in clients if self._alerts.is_far_back(client.place)]
+            if not behind:
+                return
+            before_s = now_s()
+            await self._clock.sleep(_LOOK_AGAIN_S)
+            for client in behind:
+                waited_s[client] += now_s() - before_s
+                if now_s() - client.took_s > STALL_S or waited_s[client] > self._patience_s:
+                    client.end(4008, "slow")
 
     async def _follow_toplists(self) -> None:
         wait_s = 0.1
@@ -157,7 +190,7 @@ class Gateway:
         if len(self._clients) >= self._max_clients:
             await websocket.send_denial_response(PlainTextResponse("too many clients", 503, {"Retry-After": "5"}))
             return
-        client = Client(outbox=self._outbox)
+        client = Client(self._alerts)
         client.reply(_WELCOME)
         self._clients.add(client)  # counted before the first await, so that a storm cannot slip past the limit
         WEBSOCKET_CONNECTIONS.inc()

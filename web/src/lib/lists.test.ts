@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import type { Ranking, SystemToplist } from './api';
-import { families, inFamily, Movement } from './lists';
+import { families, inFamily, Movement, whyEmpty } from './lists';
 
 const list = (id: string, title: string, window: string): SystemToplist => ({ id, title, window, metric: 'price' });
 
@@ -24,4 +24,14 @@ test('movement is counted against half a minute ago, and begins again with the t
   expect(movement.next(10_000, ranked('B', 'A', 'C'))).toEqual(new Map([['B', 1], ['A', -1], ['C', null]]));
   expect(movement.next(35_000, ranked('B', 'A', 'C'))).toEqual(new Map([['B', 0], ['A', 0], ['C', 0]]));
   expect(movement.next(1_000, ranked('C')).size).toBe(0);
+});
+
+test('an empty list says how many minutes of the tape it still needs', () => {
+  const list = (metric: string, window: string) => ({ id: '', title: '', metric, window });
+  expect(whyEmpty(list('change_pct_5m', '5m'))).toBe('Warming up: needs 5 minutes of the tape.');
+  expect(whyEmpty(list('change_pct_1m', '1m'))).toBe('Warming up: needs 1 minute of the tape.');
+  expect(whyEmpty(list('volume_1h', '1h'))).toBe('Warming up: needs 60 minutes of the tape.');
+  expect(whyEmpty(list('rsi_14_1m', '1m'))).toBe('Warming up: needs 15 minutes of the tape.');
+  expect(whyEmpty(list('change_pct_day', 'day'))).toBe('No symbol has this value yet.');
+  expect(whyEmpty(undefined)).toBe('No symbol has this value yet.');
 });

@@ -24,6 +24,18 @@ export function inFamily(family: Family, window: string | undefined): string | u
   return (family.lists.find((list) => list.window === window) ?? family.lists[0])?.id;
 }
 
+const BARS_NEEDED = /^rsi_(\d+)_1m$/; // an RSI of 14 minutes compares 15 closed bars
+const WINDOW = /^(\d+)([mh])$/;
+
+/** Why a list shows no symbol although there is data: its metric still lacks minutes of the tape, or nobody has it. */
+export function whyEmpty(list: SystemToplist | undefined): string {
+  const bars = BARS_NEEDED.exec(list?.metric ?? '');
+  const window = WINDOW.exec(list?.window ?? '');
+  const minutes = bars ? Number(bars[1]) + 1 : window ? Number(window[1]) * (window[2] === 'h' ? 60 : 1) : 0;
+  if (minutes === 0) return 'No symbol has this value yet.';
+  return `Warming up: needs ${minutes} ${minutes === 1 ? 'minute' : 'minutes'} of the tape.`;
+}
+
 const LOOK_BACK_MS = 30_000;
 const SETTLED_MS = 5_000; // before that, everything would be "new"
 

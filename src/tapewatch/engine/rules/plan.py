@@ -94,7 +94,7 @@ class Plan:
         """Ask all rules; `values` has shape (metrics, symbols).
 
         `changed` (shape (metrics,)) may say which rows differ from the last scan: rules that read none are skipped.
-        Matches come in the order of rule, then symbol.
+        Matches come in the order of rule, then of the symbols' names.
         """
         rules, count = self.ruleset.rules, values.shape[1]
         width = (count + 63) // 64 * 8
@@ -177,7 +177,9 @@ class Plan:
             kept = fell[~false]
             bit = (128 >> (symbols[kept] & 7)).astype(np.uint8)
             np.bitwise_or.at(packed, (rules[kept], symbols[kept] >> 3), bit)
-        for place, symbol in zip(rules[rose].tolist(), symbols[rose].tolist(), strict=True):
+        risen = zip(rules[rose].tolist(), symbols[rose].tolist(), strict=True)
+        # By name: the engine's own indices depend on how the tape was cut.
+        for place, symbol in sorted(risen, key=lambda at: (at[0], scene.symbols[at[1]])):
             rule = self.ruleset.rules[first + place]
             if rule.cooldown_ns:
                 fired = self._fired[first + place]

@@ -1,0 +1,312 @@
+"""The whole embedded system in the test's own loop: scripted feeds, a store in a temporary folder, a real port."""
+
+import asyncio
+import json
+import shutil
+import socket
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from tapewatch.adapters.sql import SqlStore
+from tapewatch.app import Embedded
+from tapewatch.clock import SystemClock
+from tapewatch.config import UpConfig
+from tapewatch.documents import Alert
+from tapewatch.eligibility import load_profile
+from tapewatch.engine.bars import BarBuilder
+from tapewatch.engine.board import BoardRows
+from tapewatch.engine.columns import SECOND_NS, Bars, Batch, make_batch, pulse
+from tapewatch.engine.rules import Ruleset
+from tapewatch.engine.scanner import Scanner
+from tapewatch.nyse import day_of, trading_days
+from tapewatch.ports import AlertQuery, Clock, Entry, Feed, Store
+from tapewatch.replay import final_bars
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # exchange_calendars uses what pandas will change; the days are cached from here on
+    OPEN_NS = day_of("2025-03-03")[1]
+PATIENCE_S = 20.0
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that tells nobody when it happens."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+class ScriptedFeed:
+    """Plays its script. A batch is delivered, an error raised (the next call goes on behind it), an event awaited."""
+
+    name = "scripted"
+
+    def __init__(self, script: Iterable[Batch | Exception | asyncio.Event]) -> None:
+        self.rejected: Mapping[str, int] = MappingProxyType({})
+        self._script = list(script)
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        while self._script:
+            step = self._script.pop(0)
+            if isinstance(step, Exception):
+                raise step
+            if isinstance(step, asyncio.Event):
+                await step.wait()
+            else:
+                yield step
+
+
+class Market:
+    """Batches by hand; seconds count from the open of 3 March 2025."""
+
+    symbols = ("AAPL", "BRK.B", "C", "MSFT", "TSLA", "ZZZ")
+
+    def prints(self, second: float, prices: Mapping[str, float], *, size: float = 100.0) -> Batch:
+        """One trade a symbol at that second, and the watermark right behind."""
+        ts_ns = OPEN_NS + round(second * SECOND_NS)
+        n = len(prices)
+        return make_batch(
+            symbols=self.symbols,
+            conditions=("@",),
+            symbol=[self.symbols.index(symbol) for symbol in prices],
+            ts_ns=[ts_ns] * n,
+            price=list(prices.values()),
+            size=[size] * n,
+            tape=[ord("C")] * n,
+            marks_row=[n],
+            marks_ns=[ts_ns + 1],
+        )
+
+    def quiet(self, second: float) -> Batch:
+        return pulse(OPEN_NS + round(second * SECOND_NS))
+
+    def late_start(self) -> Batch:
+        """A tape that begins with a print of half a minute ago."""
+        ts_ns = [OPEN_NS - 30 * SECOND_NS, OPEN_NS]
+        facts: dict[str, Any] = {
+            "symbol": [4, 0],
+            "ts_ns": ts_ns,
+            "price": [250.0, 100.0],
+            "size": [10.0, 20.0],
+            "tape": [67, 67],
+        }
+        return make_batch(symbols=self.symbols, conditions=("@",), marks_row=[2], marks_ns=[OPEN_NS], **facts)
+
+    def afternoon(self) -> list[Batch]:
+        """Four minutes: prices that rise and fall, a late print, a symbol that trades once, and time to close bars."""
+        script: list[Batch] = []
+        for second in range(200):
+            wave = (second * 7) % 40
+            prices = {"AAPL": 100.0 + wave, "MSFT": 400.0 - wave, "BRK.B": 50.0 + (second % 3)}
+            if second % 5 == 0:
+                prices["C"] = 10.0 + second / 100
+            if second == 90:
+                prices["ZZZ"] = 1.0
+            script.append(self.prints(second, prices, size=100.0 + second))
+        late = self.prints(20, {"TSLA": 250.0})
+        script.append(make_batch(**{**_columns(late), "marks_row": (), "marks_ns": ()}))
+        script += [self.quiet(second) for second in range(200, 250)]
+        return script
+
+
+def _columns(batch: Batch) -> dict[str, Any]:
+    names = ("symbols", "conditions", "symbol", "ts_ns", "price", "size", "tape")
+    return {name: getattr(batch, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What the engine alone makes of a tape."""
+
+    bars: dict[tuple[str, int], tuple[float, ...]]
+    alerts: list[Alert]
+    boards: dict[int, BoardRows]
+
+
+def engine_over(tape: Iterable[Entry]) -> Engine:
+    profile, days = load_profile("alpaca"), trading_days()
+    builder = BarBuilder(days=days, profile=profile)
+    scanner = Scanner(days=days, profile=profile, scan_interval_ns=SECOND_NS, board_interval_ns=SECOND_NS)
+    parts: list[Bars] = []
+    alerts: list[Alert] = []
+    boards: dict[int, BoardRows] = {}
+    for entry in tape:
+        if isinstance(entry, Ruleset):
+            scanner.apply(entry)
+        elif isinstance(entry, Batch):
+            parts.append(builder.step(entry))
+            step = scanner.step(entry)
+            alerts += map(Alert.of, step.matches)
+            boards |= {board.ts_ns: board for board in step.boards}
+    return Engine(bar_facts(final_bars([part for part in parts if len(part)])), alerts, boards)
+
+
+def bar_facts(bars: Bars) -> dict[tuple[str, int], tuple[float, ...]]:
+    names = ("open", "high", "low", "close", "volume", "vwap", "trade_count", "revision")
+    columns = [getattr(bars, name).tolist() for name in names]
+    keys = zip((bars.symbols[i] for i in bars.symbol.tolist()), bars.ts_ns.tolist(), strict=True)
+    return {key: tuple(map(float, facts)) for key, facts in zip(keys, zip(*columns, strict=True), strict=True)}
+
+
+@dataclass
+class Up:
+    """A running system."""
+
+    embedded: Embedded
+    store: Store
+    address: str
+    api: httpx.AsyncClient
+    _closing: list[Any] = field(default_factory=list)
+
+    async def played(self) -> None:
+        """The feed has ended, and every role has handled what is there."""
+        await until(lambda: self.embedded.ingest.state in {"ended", "refused"})
+        await self.embedded.drain()
+
+    async def tape(self, partition: int = 0) -> list[Entry]:
+        """Everything that ingest wrote."""
+        stream = f"ticks:{partition}"
+        end = await self.embedded.bus.tail(stream)
+        entries: list[Entry] = []
+        async for position, entry in self.embedded.bus.read(stream):
+            entries.append(entry)
+            if position == end:
+                break
+        return entries
+
+    async def alerts_over_rest(self) -> list[dict[str, Any]]:
+        """All pages, oldest first."""
+        items: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            page = await self.get("alerts", limit=100, **({"cursor": cursor} if cursor else {}))
+            items += page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return items[::-1]
+
+    async def get(self, path: str, **query: Any) -> Any:
+        return (await self.api.get(f"/api/v1/{path}", params=query)).raise_for_status().json()
+
+    async def save_rule(self, rule: dict[str, Any]) -> dict[str, Any]:
+        """Create it, or replace it; returns when it is on the tape."""
+        number = self.embedded.scanners[0].ruleset.number
+        answer = await self.api.put(f"/api/v1/rules/{rule['id']}", json={k: v for k, v in rule.items() if k != "id"})
+        if answer.status_code == 404:
+            answer = await self.api.post("/api/v1/rules", json=rule)
+        saved: dict[str, Any] = answer.raise_for_status().json()
+        await until(lambda: all(scanner.ruleset.number > number for scanner in self.embedded.scanners))
+        return saved
+
+    @asynccontextmanager
+    async def socket(self) -> AsyncIterator[ClientConnection]:
+        async with connect(f"ws://{self.address}/ws", proxy=None, max_size=None) as client:
+            assert json.loads(await client.recv())["type"] == "welcome"
+            yield client
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Migrations take longer than most tests, so they run once."""
+    path = tmp_path_factory.mktemp("store") / "tapewatch.db"
+
+    async def create() -> None:
+        store = SqlStore(path)
+        await store.upgrade()
+        await store.close()
+
+    asyncio.run(create())
+    return path
+
+
+@pytest.fixture
+def database(empty_database: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(empty_database, tmp_path / "tapewatch.db"))
+
+
+@pytest.fixture
+def running(database: Path) -> Callable[..., Any]:
+    """Start the system over a feed; it stops as `tapewatch up` does when the block ends."""
+
+    @asynccontextmanager
+    async def start(
+        feed: Feed,
+        *,
+        partitions: int = 1,
+        clock: Clock | None = None,
+        wrap: Callable[[Store], Any] = lambda store: store,
+    ) -> AsyncIterator[Up]:
+        store = SqlStore(database)
+        listener = socket.create_server(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        embedded = Embedded(
+            UpConfig(data_dir=database.parent),
+            store=wrap(store),
+            feed=feed,
+            clock=clock or SystemClock(),
+            partitions=partitions,
+        )
+        stop, ready = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(embedded.run(listener, stop=stop, on_ready=lambda _: ready.set()))
+        try:
+            await asyncio.wait(
+                {task, asyncio.ensure_future(ready.wait())}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as api:
+                yield Up(embedded, store, address, api)
+        finally:
+            stop.set()
+            async with asyncio.timeout(PATIENCE_S):
+                await task
+            await store.close()
+
+    return start
+
+
+@pytest.fixture
+def market() -> Market:
+    return Market()
+
+
+@pytest.fixture
+def stored(database: Path) -> Callable[..., Any]:
+    """What a stopped system left behind: bars of these symbols, and all alerts, oldest first."""
+
+    async def read(symbols: Iterable[str]) -> tuple[dict[tuple[str, int], tuple[float, ...]], list[Alert]]:
+        store = SqlStore(database)
+        bars: dict[tuple[str, int], tuple[float, ...]] = {}
+        for symbol in symbols:
+            bars |= bar_facts(await store.bars(symbol))
+        alerts = await store.alerts(AlertQuery(limit=100_000))
+        await store.close()
+        return bars, alerts[::-1]
+
+    return read
+
+
+@pytest.fixture
+def engine() -> Callable[[Iterable[Entry]], Engine]:
+    return engine_over
+
+
+@pytest.fixture
+def scripted() -> type[ScriptedFeed]:
+    return ScriptedFeed
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Any]:
+    return until

@@ -1,0 +1,88 @@
+"""indicators and toplists: what they put in hot state and tell on their channels."""
+
+import asyncio
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tapewatch.contracts.samples import make_bars
+from tapewatch.engine.board import BoardRows
+from tapewatch.engine.calendar import TradingDays
+from tapewatch.engine.columns import MINUTE_NS
+from tapewatch.engine.indicators import INDICATORS, Indicators
+from tapewatch.engine.metrics import CATALOGUE
+from tapewatch.roles.indicators import IndicatorsRole
+from tapewatch.roles.toplists import ToplistsRole
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_indicators_of_a_symbol_are_json_with_null_while_they_warm(
+    running: Any, bus: Any, hot: Any, clock: Any, days: TradingDays, open_ns: int, eventually: Any
+) -> None:
+    role = IndicatorsRole(indicators=Indicators(days), bus=bus, hot=hot, clock=clock)
+    notices = bus.listen("indicators.updated")
+    async with running(role):
+        for minute in range(25):
+            bars = make_bars([("A", open_ns + minute * MINUTE_NS), ("B", open_ns + minute * MINUTE_NS)])
+            last = await bus.publish("bars.finalized:0", bars)
+        await eventually(lambda: role.position == last)
+        a, b = (json.loads(value) for value in await hot.get(["ind:A", "ind:B"]))
+        told = json.loads(await anext(notices))
+    assert list(a) == ["symbol", "ts", *INDICATORS]
+    assert (a["symbol"], b["symbol"]) == ("A", "B")
+    assert a["ts"] == "2025-03-03T14:54:00.000000000Z"
+    assert a["sma_200_1m"] is None
+    assert a["sma_20_1m"] == 10.0
+    assert told == {"ts": "2025-03-03T14:30:00.000000000Z", "partition": 0, "symbols": 2}
+
+
+async def test_hot_state_that_is_full_does_not_stop_indicators(
+    running: Any, bus: Any, hot: Any, clock: Any, days: TradingDays, open_ns: int, eventually: Any
+) -> None:
+    role = IndicatorsRole(indicators=Indicators(days), bus=bus, hot=hot, clock=clock)
+    hot._max_keys = 0
+    async with running(role):
+        last = await bus.publish("bars.finalized:0", make_bars([("A", open_ns)]))
+        await eventually(lambda: role.position == last)
+
+
+def board(values: dict[str, float], *, ts_ns: int) -> BoardRows:
+    """All metrics of a symbol are equal."""
+    table = np.tile(np.array(list(values.values()), np.float64), (len(CATALOGUE), 1))
+    return BoardRows(ts_ns=ts_ns, session="regular", symbols=tuple(values), metrics=tuple(CATALOGUE), values=table)
+
+
+async def gainers(notices: Any) -> Any:
+    while True:
+        async with asyncio.timeout(5):
+            data = json.loads(await anext(notices))["data"]
+        if data["toplist_id"] == "gainers_5m":
+            return data
+
+
+async def test_lists_of_partitions_are_ranked_together_once_all_have_reached_the_scan(
+    running: Any, bus: Any, hot: Any, clock: Any, open_ns: int
+) -> None:
+    notices = bus.listen("toplists.updated")
+    async with running(ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=2)):
+        await bus.publish("board:0", board({"Z": 3.0, "B": 1.0, "U": math.nan}, ts_ns=open_ns))
+        await bus.publish("board:1", board({"A": 1.0, "C": 2.0}, ts_ns=open_ns))
+        first = await gainers(notices)
+        await bus.publish("board:1", board({"A": 9.0, "C": 2.0}, ts_ns=open_ns + 1))
+        await bus.publish("board:0", board({"Z": 3.0, "B": 1.0, "U": 4.0}, ts_ns=open_ns + 1))
+        second = await gainers(notices)
+        ranking = await hot.ranking("toplist:change_pct:5m", limit=10)
+    # Equal values stand by name, whichever partition they come from.
+    assert [(row["rank"], row["symbol"], row["value"]) for row in first["rankings"]] == [
+        (1, "Z", 3.0),
+        (2, "C", 2.0),
+        (3, "A", 1.0),
+        (4, "B", 1.0),
+    ]
+    assert [row["symbol"] for row in second["rankings"]] == ["A", "U", "Z", "C", "B"]
+    assert [ranked.member for ranked in ranking] == ["A", "U", "Z", "C", "B"]
+    assert first["rankings"][0]["metadata"] == {"price": 3.0, "change_pct_day": 3.0, "volume_day": 3.0}
