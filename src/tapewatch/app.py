@@ -31,7 +31,6 @@ from tapewatch.engine.indicators import Indicators
 from tapewatch.engine.scanner import Scanner
 from tapewatch.engine.toplists import SYSTEM_TOPLISTS
 from tapewatch.errors import ConfigError, Invalid, NotFound, VersionConflict
-from tapewatch.feeds.replay import ReplayFeed
 from tapewatch.feeds.synthetic import SyntheticFeed, TradingDay
 from tapewatch.nyse import trading_days
 from tapewatch.ports import Clock, Feed, Store
@@ -226,6 +225,8 @@ class _Status:
 
 def _feed(config: UpConfig, clock: Clock) -> Feed:
     if config.feed == "replay":
+        from tapewatch.feeds.replay import ReplayFeed  # and pyarrow with it: 70 MB that the synthetic feed does without
+
         column = load_profile(config.eligibility).column
         return ReplayFeed(config.tapes, clock=clock, speed=config.speed, conditions_column=column)
     days = trading_days()

@@ -1,36 +1,40 @@
-"""The exchange's calendar for the engine: trading days with their sessions, holidays and half days included."""
+"""The exchange's calendar for the engine: trading days with their sessions, holidays and half days included.
 
+exchange_calendars knows the days. It is asked in a process of its own, because it brings 65 MB that are of no use to a
+server afterwards.
+"""
+
+import subprocess
+import sys
 from datetime import datetime
 from functools import cache
 from zoneinfo import ZoneInfo
+
+import numpy as np
 
 from tapewatch.engine.calendar import TradingDays
 from tapewatch.engine.columns import MINUTE_NS, SECOND_NS
 from tapewatch.errors import ConfigError
 
-PRE_MINUTES = 330
-"""Pre-market starts 04:00, five and a half hours before the open."""
+_PRE_MINUTES, _POST_MINUTES = -330, 630
+"""Pre-market starts 04:00 and post-market ends 20:00, counted from the open at 09:30. New York changes its clocks on
+Sundays only, so the distance never varies."""
+_FIRST = "2003-01-01"
 
 
 @cache
-def trading_days(first_year: int = 2003, last_year: int | None = None) -> TradingDays:
-    """All NYSE trading days of these years (default: to the end of what the library knows).
+def trading_days() -> TradingDays:
+    """All NYSE trading days from 2003 to the end of what the library knows, about a year ahead.
 
     Pre-market from 04:00, regular from 09:30 to 16:00 or an early close, post-market to 20:00, New York time.
     """
-    import exchange_calendars
-
-    schedule = exchange_calendars.get_calendar("XNYS", start=f"{first_year}-01-01").schedule
-    if last_year is not None:
-        schedule = schedule[: f"{last_year}-12-31"]
-    opens = schedule["open"].dt.as_unit("ns").astype("int64").to_numpy()
-    closes = schedule["close"].dt.as_unit("ns").astype("int64").to_numpy()
-    # 04:00, 09:30 and 20:00 are the same day, and New York changes its clocks on Sundays only.
+    table = subprocess.run([sys.executable, "-m", "tapewatch.nyse"], stdout=subprocess.PIPE, check=True).stdout
+    opens, closes = np.frombuffer(table, np.int64).reshape(2, -1)
     return TradingDays(
-        pre_ns=opens - PRE_MINUTES * MINUTE_NS,
+        pre_ns=opens + _PRE_MINUTES * MINUTE_NS,
         open_ns=opens,
         close_ns=closes,
-        post_ns=opens + 630 * MINUTE_NS,
+        post_ns=opens + _POST_MINUTES * MINUTE_NS,
     )
 
 
@@ -51,3 +55,16 @@ def day_of(date: str) -> tuple[int, int, int, int]:
 
 def _date(ts_ns: int) -> str:
     return datetime.fromtimestamp(int(ts_ns) // SECOND_NS, ZoneInfo("America/New_York")).date().isoformat()
+
+
+def _print_schedule() -> None:
+    """Opens, then closes, as int64 nanoseconds UTC."""
+    import exchange_calendars
+
+    schedule = exchange_calendars.get_calendar("XNYS", start=_FIRST).schedule
+    for name in ("open", "close"):
+        sys.stdout.buffer.write(schedule[name].dt.as_unit("ns").astype("int64").to_numpy().tobytes())
+
+
+if __name__ == "__main__":
+    _print_schedule()

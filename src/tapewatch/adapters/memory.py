@@ -39,6 +39,7 @@ ENTRIES_BY_TOPIC: Mapping[str, int] = {"board": 4}
 """A board of ten thousand symbols is about 4 MB, and nobody needs an old one."""
 NOTICES = 1_024
 KEYS = 1_000_000
+_LONG_LIVED_S = 60.0
 TURN = 64
 """A reader that catches up lets the others run after this many entries."""
 
@@ -287,14 +288,15 @@ def _freeze(entry: Entry) -> int:
 class _Fact:
     value: bytes | tuple[Ranked, ...]
     expires_s: float
+    filed_s: int
 
 
 class MemoryHotState:
     """`HotState` in memory. No method awaits anything, so each is one step for all tasks of the loop.
 
-    Keys are also filed under the whole second by which they are gone. Every call first empties the seconds that have
-    passed, so what expired is removed by the next call of any kind and each key costs constant time however often it
-    is renewed. An emptied second stays filed until it passes: at most one per second of the longest `ttl_s`.
+    Keys are also filed under a whole second by which they are gone. Every call first empties the seconds that have
+    passed, so what expired is removed soon (within 16 seconds at most) by a call of any kind, and each key costs
+    constant time however often it is renewed.
     """
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic, max_keys: int = KEYS) -> None:
@@ -316,21 +318,21 @@ class MemoryHotState:
 
     async def put(self, values: Mapping[str, bytes], *, ttl_s: float) -> None:
         now = self._sweep()
-        self._set(dict(values), now + _positive(ttl_s))
+        self._set(dict(values), now, _positive(ttl_s))
 
     async def claim(self, key: str, token: str, *, ttl_s: float, renew: bool = False) -> bool:
         now = self._sweep()
         held = self._value(key, now)
         if held is not None and not (renew and held == token.encode()):
             return False
-        self._set({key: token.encode()}, now + _positive(ttl_s))
+        self._set({key: token.encode()}, now, _positive(ttl_s))
         return True
 
     async def release(self, key: str, token: str) -> None:
         now = self._sweep()
         if self._value(key, now) == token.encode():
             fact = self._facts.pop(key)
-            self._due[_second(fact.expires_s)].discard(key)
+            self._due[fact.filed_s].discard(key)
 
     async def rank(self, key: str, ranking: Sequence[Ranked], *, ttl_s: float) -> None:
         now = self._sweep()
@@ -338,7 +340,7 @@ class MemoryHotState:
         if not all(map(math.isfinite, scores.values())):
             raise ValueError(f"a score of the ranking {key} is not finite")
         best_first = sorted((Ranked(*item) for item in scores.items()), key=lambda r: (-r.score, r.member))
-        self._set({key: tuple(best_first)}, now + _positive(ttl_s))
+        self._set({key: tuple(best_first)}, now, _positive(ttl_s))
 
     async def ranking(self, key: str, *, limit: int, offset: int = 0, descending: bool = True) -> list[Ranked]:
         if limit < 0 or offset < 0:
@@ -359,21 +361,21 @@ class MemoryHotState:
         fact = self._facts.get(key)
         return fact.value if fact is not None and fact.expires_s > now else None
 
-    def _set(self, values: Mapping[str, bytes | tuple[Ranked, ...]], expires_s: float) -> None:
+    def _set(self, values: Mapping[str, bytes | tuple[Ranked, ...]], now: float, ttl_s: float) -> None:
         facts = self._facts
         if len(facts) + len(values) > self._max_keys and len(facts.keys() | values.keys()) > self._max_keys:
             raise Unavailable(f"the hot state is full ({self._max_keys} keys)")
-        second = _second(expires_s)
+        expires_s, second = now + ttl_s, _filed_under(now + ttl_s, ttl_s)
         due = self._due.get(second)
         if due is None:
             due = self._due[second] = set()
             heappush(self._seconds, second)
         for key, value in values.items():
             old = facts.get(key)
-            if old is not None and (filed := _second(old.expires_s)) != second:
-                self._due[filed].discard(key)
+            if old is not None and old.filed_s != second:
+                self._due[old.filed_s].discard(key)
             due.add(key)
-            facts[key] = _Fact(value, expires_s)
+            facts[key] = _Fact(value, expires_s, second)
 
     def _sweep(self) -> float:
         if self._closed:
@@ -385,9 +387,12 @@ class MemoryHotState:
         return now
 
 
-def _second(expires_s: float) -> int:
-    """The first whole second at which everything that expires at `expires_s` is gone."""
-    return math.ceil(expires_s)
+def _filed_under(expires_s: float, ttl_s: float) -> int:
+    """A whole second by which it is gone. Long-lived facts share few of them: each is a set, and ten thousand facts
+    renewed every second would leave hundreds of emptied sets behind.
+    """
+    grain = 1 if ttl_s < _LONG_LIVED_S else 16
+    return math.ceil(expires_s / grain) * grain
 
 
 def _positive(ttl_s: float) -> float:

@@ -21,6 +21,8 @@ from urllib.request import urlopen
 
 from websockets.asyncio.client import connect
 
+from tapewatch.bench.tapes import hundred_rules
+
 WHAT = "a running server: 10,000 synthetic symbols at 50,000 ticks/s, 100 rules, --scan-interval 100ms, one client"
 _SYMBOLS, _TICKS_PER_S, _INTERVAL_MS = 10_000, 50_000, 100
 _WARM_UP_S = 30.0
@@ -47,7 +49,7 @@ def watch(seconds: float) -> list[FigureRow]:
     """(name, value, unit, min, max, what) each."""
     with tempfile.TemporaryDirectory() as folder:
         rules = Path(folder) / "rules.json"
-        rules.write_text(json.dumps(_rules()))
+        rules.write_text(json.dumps([rule.model_dump() for rule in hundred_rules()]))
         command = [sys.executable, "-m", "tapewatch", "up", "--port", "0", "--data-dir", folder, "--rules", str(rules)]
         command += ["--symbols", str(_SYMBOLS), "--ticks-per-second", str(_TICKS_PER_S)]
         command += ["--scan-interval", f"{_INTERVAL_MS}ms"]
@@ -61,15 +63,6 @@ def watch(seconds: float) -> list[FigureRow]:
             finally:
                 server.send_signal(signal.SIGINT)
     return _figures(watched)
-
-
-def _rules() -> list[dict[str, Any]]:
-    """Prices crossing a grid: a steady stream of alerts."""
-    return [{"id": f"cross-{i}", "name": f"price above {5 + i}", "conditions": [_above(5.0 + i)]} for i in range(100)]
-
-
-def _above(price: float) -> dict[str, Any]:
-    return {"metric": "price", "operator": ">", "value": price}
 
 
 async def _watch(address: str, pid: int, seconds: float) -> _Watched:

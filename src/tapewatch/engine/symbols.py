@@ -7,7 +7,7 @@ Index = NDArray[np.intp]
 
 
 class SymbolTable:
-    """Grows only. Arrays of the engine are as wide as `capacity`, which doubles, so that growth is rare."""
+    """Grows only. Arrays of the engine are as wide as `capacity`, which grows by at least a quarter, so it is rare."""
 
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
@@ -36,8 +36,9 @@ class SymbolTable:
                 start = len(self.names)
                 self._index.update((name, start + i) for i, name in enumerate(fresh))
                 self.names += tuple(fresh)
-                while self.capacity < len(self.names):
-                    self.capacity *= 2
+                if self.capacity < len(self.names):
+                    wanted = max(len(self.names), self.capacity * 5 // 4)
+                    self.capacity = (wanted + 63) // 64 * 64
             self._translation = np.array([self._index[name] for name in dictionary], dtype=np.intp)
             self._dictionary = dictionary
         return self._translation

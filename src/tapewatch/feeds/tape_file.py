@@ -84,6 +84,8 @@ class TapeReader:
         self._symbols, self._conditions = _Dictionary(), _Dictionary()
         self._trade_keys = np.zeros(0, np.uint64)
         self._run_ns = -1
+        self._file_ns = -1
+        """The highest time so far of the file that is being decoded."""
         files_ = [_open(path, conditions_column) for path in paths]
         self._groups = _groups(files_)
         self.total_rows = sum(file.rows for file in files_)
@@ -92,7 +94,7 @@ class TapeReader:
         """Rows and marks. The last batch is a pulse two minutes after the last minute, so that everything closes."""
         for group in self._groups:
             if len(group) == 1:
-                yield from (self._mark(self._decode(group[0], table, first)) for table, first in group[0].tables())
+                yield from (self._mark(self._decode(group[0], *part)) for part in group[0].tables())
             else:
                 yield from self._merge([[self._decode(file, *part) for part in file.tables()] for file in group])
         if self._run_ns >= 0:
@@ -100,19 +102,24 @@ class TapeReader:
 
     # -- one chunk ----------------------------------------------------------------------------------------------------
 
-    def _decode(self, file: "_File", table: pa.Table, first_row: int) -> Batch:
+    def _decode(self, file: "_File", table: pa.Table, first_row: int, next_ns: int) -> Batch:
+        """`next_ns` is the time of the file's next row after these."""
         self.seen.rows += table.num_rows
+        self._file_ns = self._file_ns if first_row else -1
         text = {name: _codes(table.column(name)) for name in _TEXT}
         ts_ns = _integers(table.column("ts_ns"))
         price, size = _floats(table.column("price")), _floats(table.column("size"))
         keep = np.ones(table.num_rows, np.bool_)
+
+        def name_first(reason: str, row: int) -> None:
+            self.seen.first.setdefault(reason, f"{file.path.name} row {first_row + row}")
 
         def refuse(reason: str, bad: Bool, into: Counter[str]) -> None:
             bad = bad & keep
             count = int(np.count_nonzero(bad))
             if count:
                 into[reason] += count
-                self.seen.first.setdefault(reason, f"{file.path.name} row {first_row + int(np.argmax(bad))}")
+                name_first(reason, int(np.argmax(bad)))
                 np.logical_and(keep, ~bad, out=keep)
 
         names, symbol = text["symbol"]
@@ -122,8 +129,9 @@ class TapeReader:
         tests = np.array([name in self._test_symbols for name in names], np.bool_)
         rejected, dropped, noted = self.seen.rejected, self.seen.dropped, self.seen.noted
         refuse("symbol", wrong[symbol], rejected)
-        refuse("ts_ns", (ts_ns < _EARLIEST_NS) | (ts_ns >= _LATEST_NS), rejected)
-        refuse("ts_ns_spike", _spikes(ts_ns, self._run_ns), rejected)
+        timed = _is_time(ts_ns)
+        refuse("ts_ns", ~timed, rejected)
+        refuse("ts_ns_spike", _spikes(ts_ns, timed, self._run_ns, next_ns), rejected)
         refuse("price", ~((price > 0) & (price < np.inf)), rejected)
         refuse("size", ~((size >= 0) & (size < np.inf)), rejected)
         refuse("test_symbol", tests[symbol], dropped)
@@ -144,6 +152,12 @@ class TapeReader:
         noted["odd_lot"] += int(np.count_nonzero(keep & odd[text["conditions"][1]]))
         noted["fractional_size"] += int(np.count_nonzero(keep & (size != np.floor(size))))
         noted["zero_size"] += int(np.count_nonzero(keep & (size == 0)))
+        kept = np.flatnonzero(keep)
+        run = np.maximum.accumulate(np.concatenate([[self._file_ns], ts_ns[kept]]))
+        self._file_ns = int(run[-1])
+        late = kept[ts_ns[kept] < run[1:]]
+        if len(late):
+            name_first("out_of_order", int(late[0]))
         batch = make_batch(
             symbols=self._symbols.names,
             conditions=self._conditions.names,
@@ -170,9 +184,9 @@ class TapeReader:
         if self._conditions_column == "conditions":
             names, codes = letters
             return self._conditions.encode(names)[codes]
-        flags = _integers(table.column(self._conditions_column))
+        flags = np.maximum(_integers(table.column(self._conditions_column)), 0)
         doubt = (
-            table.column("suspicious").to_numpy(zero_copy_only=False).astype(np.int64)
+            pc.fill_null(table.column("suspicious"), False).to_numpy().astype(np.int64)
             if "suspicious" in table.column_names
             else np.zeros(len(flags), np.int64)
         )
@@ -250,8 +264,19 @@ class _File:
     first_ns: int
     last_ns: int
 
-    def tables(self) -> Iterator[tuple[pa.Table, int]]:
-        """Pieces of the file and the row number at which each starts."""
+    def tables(self) -> Iterator[tuple[pa.Table, int, int]]:
+        """Pieces of the file, the row number at which each starts, and the time of the first row after it."""
+        before: tuple[pa.Table, int] | None = None
+        for table, row in self._pieces():
+            if before is not None:
+                ts_ns = _integers(table.column("ts_ns"))
+                times = ts_ns[_is_time(ts_ns)]
+                yield *before, int(times[0]) if len(times) else _LATEST_NS
+            before = table, row
+        if before is not None:
+            yield *before, _LATEST_NS
+
+    def _pieces(self) -> Iterator[tuple[pa.Table, int]]:
         row = 0
         with pq.ParquetFile(self.path, read_dictionary=[c for c in (*_TEXT, "trf") if c in self.columns]) as file:
             try:
@@ -277,12 +302,14 @@ def _open(path: Path, conditions_column: str) -> _File:
             raise Invalid(
                 str(path), f"lacks the column {' and '.join(map(repr, missing))}; it has: {', '.join(schema.names)}"
             )
-        for name in needed:
+        columns = [*needed, *(name for name in (*_OPTIONAL, "suspicious") if name in schema.names)]
+        for name in columns:
+            if schema.names.count(name) > 1:
+                raise Invalid(str(path), f"has the column {name!r} more than once")
             kind, wanted = schema.field(name).type, _wanted_type(name)
             if not any(check(kind.value_type if pa.types.is_dictionary(kind) else kind) for check in wanted.checks):
                 raise Invalid(str(path), f"the column {name!r} must be {wanted.words}, not {kind}")
         first_ns, last_ns = _span(file)
-    columns = [*needed, *(name for name in (*_OPTIONAL, "suspicious") if name in schema.names)]
     return _File(path=path, columns=columns, rows=rows, first_ns=first_ns, last_ns=last_ns)
 
 
@@ -293,8 +320,13 @@ class _Wanted:
 
 
 def _wanted_type(name: str) -> _Wanted:
-    if name in _TEXT:
-        return _Wanted("text", (pa.types.is_string, pa.types.is_large_string))
+    text = (pa.types.is_string, pa.types.is_large_string)
+    if name in (*_TEXT, "trf"):
+        return _Wanted("text", text)
+    if name in {"trade_id", "correction"}:
+        return _Wanted("text or an integer", (*text, pa.types.is_integer))
+    if name == "suspicious":
+        return _Wanted("true or false", (pa.types.is_boolean,))
     if name in {"price", "size"}:
         return _Wanted("a number", (pa.types.is_floating, pa.types.is_integer, pa.types.is_decimal))
     return _Wanted("an integer", (pa.types.is_integer,))
@@ -302,8 +334,10 @@ def _wanted_type(name: str) -> _Wanted:
 
 def _span(file: pq.ParquetFile) -> tuple[int, int]:
     """Lowest and highest time, from the file's statistics, or from the column where there are none."""
-    column = file.schema_arrow.names.index("ts_ns")
-    groups = [file.metadata.row_group(g).column(column).statistics for g in range(file.metadata.num_row_groups)]
+    # By path: columns of structures before it take several places.
+    metadata = file.metadata
+    column = next(c for c in range(metadata.num_columns) if metadata.schema.column(c).path == "ts_ns")
+    groups = [metadata.row_group(g).column(column).statistics for g in range(metadata.num_row_groups)]
     if groups and all(s is not None and s.has_min_max for s in groups):
         return min(s.min for s in groups), max(s.max for s in groups)
     span = pc.min_max(file.read(columns=["ts_ns"]).column("ts_ns")).as_py()
@@ -314,7 +348,7 @@ def _groups(files_: list[_File]) -> list[list[_File]]:
     """Files in the order of time; those that overlap stand together."""
     groups: list[list[_File]] = []
     end = 0
-    for file in sorted((f for f in files_ if f.rows), key=lambda f: f.first_ns):
+    for file in sorted((f for f in files_ if f.rows), key=lambda f: (f.first_ns, f.last_ns, f.path.name)):
         if groups and file.first_ns <= end:
             groups[-1].append(file)
         else:
@@ -356,15 +390,30 @@ def _floats(column: pa.ChunkedArray) -> F64:
     return pc.fill_null(pc.cast(column, pa.float64(), safe=False), float("nan")).to_numpy()
 
 
-def _spikes(ts_ns: I64, before_ns: int) -> Bool:
+def _is_time(ts_ns: I64) -> Bool:
+    """Whether a time can be one of a market's."""
+    return (ts_ns >= _EARLIEST_NS) & (ts_ns < _LATEST_NS)
+
+
+def _spikes(ts_ns: I64, timed: Bool, before_ns: int, next_ns: int) -> Bool:
     """Single rows that jump ahead by over an hour and are followed by one that is back: a broken clock, not a tape.
-    Taken at its word, one would make the rest of the tape late.
+    Taken at its word, one would make the rest of the tape late. Rows that are not `timed` say nothing of their
+    neighbours.
     """
-    if len(ts_ns) < 2:
-        return np.zeros(len(ts_ns), np.bool_)
-    previous = np.concatenate([[before_ns if before_ns >= 0 else ts_ns[1]], ts_ns[:-1]])
-    following = np.concatenate([ts_ns[1:], [_LATEST_NS]])
-    return (ts_ns - previous > _HOUR_NS) & (ts_ns - following > _HOUR_NS)
+    spikes = np.zeros(len(ts_ns), np.bool_)
+    rows = np.flatnonzero(timed)
+    if not len(rows):
+        return spikes
+    times = ts_ns[rows]
+    following = np.concatenate([times[1:], [next_ns]])
+    previous = np.concatenate([[before_ns if before_ns >= 0 else following[0]], times[:-1]])
+    ahead = (times - previous > _HOUR_NS) & (times - following > _HOUR_NS)
+    if ahead.any():
+        # A row in time between two late ones is ahead of both, but not of the tape.
+        run = np.maximum.accumulate(np.concatenate([previous[:1], np.where(ahead, -1, times)[:-1]]))
+        ahead &= times - run > _HOUR_NS
+    spikes[rows[ahead]] = True
+    return spikes
 
 
 def _corrections(column: pa.ChunkedArray) -> I64:
@@ -388,5 +437,11 @@ def _trade_ids(table: pa.Table) -> I64 | None:
         return pc.cast(text, pa.int64()).to_numpy()
     except pa.ArrowInvalid:
         return np.array(
-            [int.from_bytes(blake2b(t.encode(), digest_size=7).digest()) for t in text.to_pylist()], np.int64
+            [
+                int(t or 0)
+                if not t or (t.isascii() and t.isdigit() and len(t) <= 18)
+                else int.from_bytes(blake2b(t.encode(), digest_size=7).digest())
+                for t in text.to_pylist()
+            ],
+            np.int64,
         )

@@ -1,0 +1,147 @@
+"""The replay feed: what every feed promises, and tape time against a clock that the test holds."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tapewatch.contracts.feed import FeedContract, OpenFeed, collect, plain
+from tapewatch.engine.columns import MINUTE_NS, SECOND_NS
+from tapewatch.errors import Invalid
+from tapewatch.feeds.replay import ReplayFeed
+from tapewatch.feeds.synthetic import SyntheticFeed, TradingDay
+from tapewatch.feeds.tape_file import TapeReader
+
+START_NS = 1_741_617_000 * SECOND_NS  # 2025-03-10 10:30 New York
+DAY = TradingDay(
+    pre_ns=START_NS, open_ns=START_NS + MINUTE_NS, close_ns=START_NS + 3 * MINUTE_NS, post_ns=START_NS + 4 * MINUTE_NS
+)
+
+
+class HeldClock:
+    """Time passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.ns = 1_000 * SECOND_NS
+
+    def now_ns(self) -> int:
+        return self.ns
+
+    async def sleep(self, seconds: float) -> None:
+        self.ns += round(seconds * SECOND_NS)
+
+
+def write_tape(path: Path, seconds: list[float]) -> Path:
+    """One trade of AAPL at each of these seconds after the start."""
+    n = len(seconds)
+    table = {
+        "symbol": ["AAPL"] * n,
+        "ts_ns": [START_NS + round(second * SECOND_NS) for second in seconds],
+        "price": [10.0] * n,
+        "size": [100.0] * n,
+        "conditions": ["@"] * n,
+        "exchange": ["Q"] * n,
+        "tape": ["C"] * n,
+    }
+    pq.write_table(pa.table(table), path)
+    return path
+
+
+@pytest.fixture
+def tape(tmp_path: Path) -> Path:
+    """Two minutes of trades, a bad price and a late one among them."""
+    path = write_tape(tmp_path / "tape.parquet", [n * 0.037 + (-70 if n % 500 == 499 else 0) for n in range(3_300)])
+    table = pq.read_table(path)
+    prices = table.column("price").to_pylist()
+    prices[7] = -1.0
+    pq.write_table(table.set_column(2, "price", pa.array(prices)), path)
+    return path
+
+
+class TestReplayFeedAtOnce(FeedContract):
+    @pytest.fixture
+    def open_feed(self, tape: Path) -> OpenFeed:
+        return lambda: ReplayFeed([tape], clock=HeldClock(), speed=math.inf)
+
+
+class TestReplayFeedPaced(FeedContract):
+    @pytest.fixture
+    def open_feed(self, tape: Path) -> OpenFeed:
+        return lambda: ReplayFeed([tape], clock=HeldClock(), speed=10.0)
+
+
+class TestSyntheticFeed(FeedContract):
+    @pytest.fixture
+    def open_feed(self) -> OpenFeed:
+        return lambda: SyntheticFeed(
+            seed=3, start_ns=START_NS, clock=HeldClock(), symbols=30, ticks_per_s=50.0, days=[DAY], batch_s=0.25
+        )
+
+
+async def arrivals(tape: Path, *, speed: float) -> list[tuple[float, float]]:
+    """(seconds of the tape, seconds of the clock since the start) of each row, as it comes."""
+    clock = HeldClock()
+    feed = ReplayFeed([tape], clock=clock, speed=speed)
+    begun_ns = clock.ns
+    return [
+        ((ts_ns - START_NS) / SECOND_NS, (clock.ns - begun_ns) / SECOND_NS)
+        async for batch in feed.batches()
+        for ts_ns in batch.ts_ns.tolist()
+    ]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("speed", [0.5, 1.0, 4.0])
+async def test_replay_at_a_speed_keeps_the_distances_of_the_tape(tmp_path: Path, speed: float) -> None:
+    tape = write_tape(tmp_path / "tape.parquet", [n * 0.1 for n in range(100)])
+    for tape_s, clock_s in await arrivals(tape, speed=speed):
+        assert clock_s == pytest.approx(tape_s / speed, abs=1e-6)
+
+
+@pytest.mark.anyio
+async def test_replay_shortens_a_quiet_stretch_to_five_seconds(tmp_path: Path) -> None:
+    tape = write_tape(tmp_path / "tape.parquet", [0, 1, 3_000, 3_001])
+    assert [clock_s for _, clock_s in await arrivals(tape, speed=1.0)] == pytest.approx([0, 1, 6, 7])
+
+
+@pytest.mark.anyio
+async def test_replay_plays_a_late_row_at_once_and_goes_on(tmp_path: Path) -> None:
+    tape = write_tape(tmp_path / "tape.parquet", [0, 1, 2, -100, 3, 4])
+    seen = await arrivals(tape, speed=1.0)
+    assert [clock_s for _, clock_s in seen] == pytest.approx([0, 1, 2, 2, 3, 4])
+
+
+@pytest.mark.anyio
+async def test_replay_never_plays_ahead_of_its_clock(tape: Path) -> None:
+    clock_s = [clock for _, clock in await arrivals(tape, speed=2.0)]
+    assert all(later >= sooner for sooner, later in pairwise(clock_s))
+    assert clock_s[-1] == pytest.approx(3_299 * 0.037 / 2.0, rel=0.05)
+
+
+@pytest.mark.anyio
+async def test_replay_at_once_is_the_tape_as_the_reader_has_it(tape: Path) -> None:
+    feed = ReplayFeed([tape], clock=HeldClock(), speed=math.inf)
+    assert plain(await collect(feed)) == plain(list(TapeReader([tape]).batches()))
+    assert feed.rejected == {"price": 1}
+
+
+@pytest.mark.anyio
+async def test_paced_replay_has_the_rows_of_the_tape_and_plays_again_from_the_start(tape: Path) -> None:
+    feed = ReplayFeed([tape], clock=HeldClock(), speed=100.0)
+    rows = [plain(await collect(feed))["ts_ns"] for _ in range(2)]
+    assert rows[0] == rows[1] == plain(list(TapeReader([tape]).batches()))["ts_ns"]
+    assert feed.rejected == {"price": 1}
+
+
+@pytest.mark.parametrize("speed", [0.0, -1.0])
+def test_replay_backwards_or_standing_is_refused(tape: Path, speed: float) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        ReplayFeed([tape], clock=HeldClock(), speed=speed)
+
+
+def test_replay_of_a_missing_file_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="no such file"):
+        ReplayFeed([tmp_path / "nowhere.parquet"], clock=HeldClock())
