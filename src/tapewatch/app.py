@@ -7,9 +7,11 @@ is there, then the bus, at whose end the roles save what is pending, then the st
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,9 +69,22 @@ async def run_up(config: UpConfig, *, on_ready: Callable[[str], None]) -> None:
             if config.rules is not None:
                 await _save_rules(store, config.rules, clock)
             embedded = Embedded(config, store=store, feed=_feed(config, clock), clock=clock)
+            _favour_latency()
             await embedded.run(listener, stop=stop, on_ready=on_ready)
         finally:
             await store.close()
+
+
+def _favour_latency() -> None:
+    """For a process that must answer within milliseconds beside the store's thread.
+
+    Nothing that lives now will ever be garbage, and looking through it again and again stops the loop for a tenth of a
+    second; and the thread that saves ten thousand bars gives the loop its turn after half a millisecond, not five.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 1_000)
+    sys.setswitchinterval(0.0005)
 
 
 class Embedded:

@@ -21,7 +21,7 @@ from tapewatch.telemetry import ERRORS_TOTAL
 _LIVE_TTL_S = 300.0
 _EACH_S = 1.0
 _LAST_FLUSH_S = 1.5
-_CHUNK = 500
+_CHUNK = 100
 MOST_PENDING = 200_000
 """Bars waiting for the store; past that the role stops reading the tape until they are saved."""
 

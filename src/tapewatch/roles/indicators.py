@@ -13,7 +13,7 @@ from tapewatch.roles.patience import read_on
 from tapewatch.telemetry import ERRORS_TOTAL
 
 _TTL_S = 600.0
-_CHUNK = 500
+_CHUNK = 100
 CHANNEL = "indicators.updated"
 
 

@@ -76,8 +76,10 @@ class ToplistsRole:
             both = np.unique(np.concatenate(ends))
             ranking = [Ranked(board.symbols[i], v) for i, v in zip(both.tolist(), values[both].tolist(), strict=True)]
             await self._hot.rank(key, ranking, ttl_s=_TTL_S)
+            await asyncio.sleep(0)  # alerts of the same scan go first
         for toplist in SYSTEM_TOPLISTS.values():
             await self._bus.notify(CHANNEL, _frame(toplist, board, row))
+            await asyncio.sleep(0)
 
 
 def _frame(toplist: Toplist, board: BoardRows, row: dict[str, int]) -> bytes:
