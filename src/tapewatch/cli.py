@@ -41,7 +41,7 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the stor
 def main() -> None:
     """Run, and turn what the user can mend into one line."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="tapewatch", standalone_mode=False)
     except _UsageError as error:
         _fail_usage(error)
     except typer.Abort:  # Ctrl+C, with some releases of typer
