@@ -15,7 +15,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def market_data() -> Path:
-    """The folder of real trades and bars. Without it a test is skipped on a desk and fails in continuous integration."""
+    """The folder of real trades and bars. Without it tests are skipped on a desk and fail in continuous integration."""
     beside = Path(__file__).parent.parent.parent / "shared" / "market-data"
     folder = Path(os.environ.get("TAPEWATCH_MARKET_DATA") or beside)
     if not folder.is_dir():

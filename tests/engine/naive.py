@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import pairwise
 
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
@@ -250,7 +251,7 @@ def ema(closes: Sequence[float], n: int) -> float:
 def rsi(closes: Sequence[float], n: int = 14) -> float:
     if len(closes) <= n:
         return NAN
-    changes = [b - a for a, b in zip(closes, closes[1:], strict=False)]
+    changes = [b - a for a, b in pairwise(closes)]
     gain = sum(max(c, 0.0) for c in changes[:n]) / n
     loss = sum(max(-c, 0.0) for c in changes[:n]) / n
     for c in changes[n:]:
@@ -262,8 +263,7 @@ def rsi(closes: Sequence[float], n: int = 14) -> float:
 def atr(bars: Sequence[tuple[float, float, float]], n: int = 14) -> float:
     """`bars` are (high, low, close)."""
     ranges = [
-        max(high - low, abs(high - before), abs(low - before))
-        for (_, _, before), (high, low, _) in zip(bars, bars[1:], strict=False)
+        max(high - low, abs(high - before), abs(low - before)) for (_, _, before), (high, low, _) in pairwise(bars)
     ]
     if len(ranges) < n:
         return NAN

@@ -197,8 +197,9 @@ def test_bars_of_many_symbols_survive_growth_of_the_table() -> None:
     assert bars.volume.tolist() == [200.0] * 10 + [100.0] * 190
 
 
-def test_windows_after_a_jump_do_not_count_the_hour_before() -> None:
-    scanner = make_scanner()
+@pytest.mark.parametrize("board_interval_ns", [0, SECOND])
+def test_windows_after_a_jump_do_not_count_the_hour_before(board_interval_ns: int) -> None:
+    scanner = Scanner(days=trading_days(), profile=load_profile("alpaca"), board_interval_ns=board_interval_ns)
     rows = [at(60 * minute, 10.0) for minute in range(10)]
     tape = [item for row in rows for item in (Mark(row.ts_ns), row)]
     later_ns = TEN_NS + 100 * MINUTE
@@ -229,9 +230,7 @@ def test_rules_taken_before_the_first_mark_do_not_start_in_1970() -> None:
 
 def test_cancel_is_counted_and_books_nothing() -> None:
     scanner = make_scanner()
-    scanner.step(
-        make_batch(symbols=("A",), symbol=[0], kind=[Kind.CANCEL], ts_ns=[TEN_NS], price=[10.0], size=[100])
-    )
+    scanner.step(make_batch(symbols=("A",), symbol=[0], kind=[Kind.CANCEL], ts_ns=[TEN_NS], price=[10.0], size=[100]))
     assert scanner.tally["cancels"] == 1
     assert scanner.step(pulse(TEN_NS + 2 * MINUTE)).bars == []
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 import numpy as np
@@ -237,7 +238,7 @@ def check_same(one: Ran, other: Ran) -> None:
     assert one.cooled_down == other.cooled_down
 
 
-@bounded(60)
+@bounded(40)
 @given(
     seed=SEEDS,
     rows=st.integers(1, 300),
@@ -247,7 +248,12 @@ def check_same(one: Ran, other: Ran) -> None:
     boards=st.booleans(),
 )
 def test_tape_cut_elsewhere_gives_the_same(
-    seed: int, rows: int, style: Style, vendor: Vendor, share: float, boards: bool
+    seed: int,
+    rows: int,
+    style: Style,
+    vendor: Vendor,
+    share: float,
+    boards: bool,  # noqa: FBT001
 ) -> None:
     tape, random = some_tape(seed, rows, style, vendor)
     tape = with_rules(tape, random, count=12, metrics=METRICS) if boards else [Rules(make_rules(random, 12)), *tape]
@@ -260,7 +266,7 @@ def test_tape_cut_elsewhere_gives_the_same(
         check_same(whole, other)
 
 
-@bounded(40)
+@bounded(25)
 @given(seed=SEEDS, rows=st.integers(1, 200), style=st.sampled_from(STYLES), pieces=st.integers(1, 30))
 def test_batch_in_pieces_gives_the_same(seed: int, rows: int, style: Style, pieces: int) -> None:
     vendor = VENDORS[0]
@@ -269,7 +275,7 @@ def test_batch_in_pieces_gives_the_same(seed: int, rows: int, style: Style, piec
     (batch,) = batches
     assert isinstance(batch, Batch)
     edges = sorted({0, len(batch), *(random.randrange(len(batch)) for _ in range(pieces))})
-    parts = [batch.rows(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    parts = [batch.rows(start, stop) for start, stop in pairwise(edges)]
     assert sum(map(len, parts)) == len(batch)
     assert sum(len(part.marks_ns) for part in parts) == len(batch.marks_ns)
     one = run([ruleset, batch], vendor, scan_ns=style.scan_ns, boards=True)

@@ -19,7 +19,7 @@ YEAR_2100_NS = 4_102_444_800 * SECOND_NS
 Columns = dict[str, Any]
 
 
-def columns(rows: int = 6, **changes: Any) -> Columns:
+def columns(rows: int = 6, /, **changes: Any) -> Columns:
     """A good tape of one trade a second; `changes` replaces whole columns, None leaves one out."""
     good: Columns = {
         "symbol": ["AAPL", "MSFT"] * (rows // 2) + ["AAPL"] * (rows % 2),
