@@ -3,11 +3,12 @@
 import math
 
 import pytest
-from naive import MINUTE, SECOND, Item, Mark, Row
-from tapes import new_york, to_entries
+from naive import MINUTE, SECOND, Item, Mark, NaiveRule, Row, Rules
+from tapes import new_york, spec, to_entries
 
 from tapewatch.eligibility import load_profile
 from tapewatch.engine.columns import Batch
+from tapewatch.engine.rules import Ruleset
 from tapewatch.engine.scanner import Scanner
 from tapewatch.nyse import trading_days
 
@@ -99,3 +100,53 @@ def test_halt_lasts_until_its_resume(kinds: list[str], halted: float) -> None:
     board = board_of([Mark(TEN_NS), *rows, Mark(TEN_NS + SECOND)])
     assert board["halted"] == halted
     assert math.isnan(board["price"])
+
+
+def test_rule_is_armed_again_between_two_trades_of_a_large_quiet_market() -> None:
+    """What the board was before a trade, it is again a second later; the scan in between must not be forgotten."""
+    names = [f"S{i:04d}" for i in range(1_100)]
+    scanner = Scanner(days=trading_days(), profile=load_profile("alpaca"))
+    scanner.apply(Ruleset(number=1, rules=(spec(NaiveRule("busy", 1, (("volume_1m", ">", 50.0),))),)))
+    tape: list[Item] = [Mark(TEN_NS), *(Row(name, TEN_NS + SECOND // 2, size=10.0) for name in names)]
+    bursts_s = (119, 125)
+    for second in range(1, 130):
+        tape.append(Mark(TEN_NS + second * SECOND))
+        if second in bursts_s:
+            tape.append(Row(names[7], TEN_NS + second * SECOND + SECOND // 2))
+    fired = []
+    for entry in to_entries(tape, set()):
+        assert isinstance(entry, Batch)
+        fired += [(m.symbol, (m.fired_at_ns - TEN_NS) // SECOND) for m in scanner.step(entry).matches]
+    assert fired == [(names[7], second + 1) for second in bursts_s]
+
+
+def firings(tape: list[Item]) -> list[tuple[str, float]]:
+    """(rule, seconds since ten) of a scanner without a board, which keeps only what its rules ask for."""
+    scanner = Scanner(days=trading_days(), profile=load_profile("alpaca"))
+    fired = []
+    for entry in to_entries(tape, set()):
+        if isinstance(entry, Ruleset):
+            scanner.apply(entry)
+        else:
+            fired += [(m.rule.id, (m.fired_at_ns - TEN_NS) / SECOND) for m in scanner.step(entry).matches]
+    return fired
+
+
+def test_late_trade_moves_the_change_of_an_hour_from_its_arrival_on() -> None:
+    """It came 25 minutes late and was the last, so the price of an hour ago changes 85 minutes after it."""
+    arrived_ns = TEN_NS + 25 * MINUTE
+    tape: list[Item] = [Rules((NaiveRule("back", 1, (("change_pct_1h", "<", 0.1),)),))]
+    tape += [Mark(TEN_NS), Row("A", TEN_NS, 10.0)]
+    tape += [Mark(TEN_NS + minute * MINUTE) for minute in range(1, 26)]
+    tape += [Row("A", TEN_NS + SECOND, 12.0)]
+    tape += [Mark(arrived_ns + minute * MINUTE) for minute in range(1, 120)]
+    assert firings(tape) == [("back", 25 * 60 + 3_605)]
+
+
+def test_prices_are_remembered_while_no_rule_asks_for_change() -> None:
+    change = Rules((NaiveRule("change", 1, (("change_pct_5m", ">", 10.0),)),))
+    price = Rules((NaiveRule("price", 1, (("price", ">", 1e9),)),))
+    tape: list[Item] = [change, Mark(TEN_NS), Row("A", TEN_NS, 10.0), Mark(TEN_NS + 10 * SECOND), price]
+    tape += [Mark(TEN_NS + MINUTE), Row("A", TEN_NS + MINUTE, 12.0), Mark(TEN_NS + 2 * MINUTE), change]
+    tape += [Mark(TEN_NS + second * SECOND) for second in range(121, 420)]
+    assert firings(tape) == [("change", 301.0)]

@@ -32,11 +32,11 @@ import numpy as np
 from tapewatch.errors import PositionLost, Unavailable
 from tapewatch.ports import Entry, Position, Ranked
 
-ENTRIES = 4_096
+ENTRIES = 1_024
 BYTES = 32_000_000
 """Columns of a stream's entries: some fourteen seconds of tape at 50,000 trades a second."""
-ENTRIES_BY_TOPIC: Mapping[str, int] = {"board": 4}
-"""A board of ten thousand symbols is about 4 MB, and nobody needs an old one."""
+ENTRIES_BY_TOPIC: Mapping[str, int] = {"board": 4, "bars.finalized": 512}
+"""A board of ten thousand symbols is about 4 MB, and a minute's bars are 1 MB; nobody needs old ones."""
 NOTICES = 1_024
 KEYS = 1_000_000
 _LONG_LIVED_S = 60.0
