@@ -147,6 +147,6 @@ def test_prices_are_remembered_while_no_rule_asks_for_change() -> None:
     change = Rules((NaiveRule("change", 1, (("change_pct_5m", ">", 10.0),)),))
     price = Rules((NaiveRule("price", 1, (("price", ">", 1e9),)),))
     tape: list[Item] = [change, Mark(TEN_NS), Row("A", TEN_NS, 10.0), Mark(TEN_NS + 10 * SECOND), price]
-    tape += [Mark(TEN_NS + MINUTE), Row("A", TEN_NS + MINUTE, 12.0), Mark(TEN_NS + 2 * MINUTE), change]
-    tape += [Mark(TEN_NS + second * SECOND) for second in range(121, 420)]
-    assert firings(tape) == [("change", 301.0)]
+    tape += [Mark(TEN_NS + MINUTE), Row("A", TEN_NS + MINUTE, 12.0), Mark(TEN_NS + 320 * SECOND), change]
+    tape += [Mark(TEN_NS + second * SECOND) for second in range(321, 420)]
+    assert firings(tape) == [("change", 321.0)]

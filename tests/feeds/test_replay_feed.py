@@ -145,3 +145,23 @@ def test_replay_backwards_or_standing_is_refused(tape: Path, speed: float) -> No
 def test_replay_of_a_missing_file_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="no such file"):
         ReplayFeed([tmp_path / "nowhere.parquet"], clock=HeldClock())
+
+
+@pytest.mark.anyio
+async def test_paced_replay_ends_with_the_marks_that_close_the_last_minutes(tmp_path: Path) -> None:
+    path = write_tape(tmp_path / "tape.parquet", [0.0, 1.0, 2.0])
+    batches = [batch async for batch in ReplayFeed([path], clock=HeldClock(), speed=1.0).batches()]
+    assert len(batches[-1]) == 0
+    assert batches[-1].marks_ns[-1] == START_NS + 2 * MINUTE_NS
+
+
+@pytest.mark.anyio
+async def test_late_row_first_in_a_chunk_does_not_hurry_the_tape(tmp_path: Path) -> None:
+    rows = 1 << 17  # a chunk of the reader
+    seconds = [10.0 + n / rows for n in range(rows)] + [1.0, *(11.0 + n for n in range(20))]
+    path = write_tape(tmp_path / "tape.parquet", seconds)
+    clock = HeldClock()
+    started_ns = clock.ns
+    async for _ in ReplayFeed([path], clock=clock, speed=1.0).batches():
+        pass
+    assert (clock.ns - started_ns) / SECOND_NS == pytest.approx(20.0, abs=0.2)

@@ -47,7 +47,7 @@ def _catalogue() -> list[Metric]:
             Metric(
                 f"change_pct_{w}",
                 "%",
-                f"(price / p - 1) * 100, p the last price at or before {w} ago by the clock, that instant rounded "
+                f"(price / p - 1) * 100, p the last price before {w} ago by the clock, that instant rounded "
                 f"down to a whole {grain}",
             )
         )

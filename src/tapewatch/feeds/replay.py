@@ -52,12 +52,13 @@ class ReplayFeed:
         due_ns = self._clock.now_ns()
         played_ns: int | None = None
         for chunk in self._reader.batches():
+            if not len(chunk):  # the marks at the end of the tape
+                yield chunk
+                continue
             run = np.maximum.accumulate(chunk.ts_ns)
             cuts = np.flatnonzero(np.diff(run // _SLICE_NS)) + 1
             for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(chunk)], strict=True):
-                if stop == start:
-                    continue
-                now_ns = int(run[start])
+                now_ns = int(run[start]) if played_ns is None else max(played_ns, int(run[start]))
                 quiet_s = 0.0 if played_ns is None else (now_ns - played_ns) / SECOND_NS / self._speed
                 due_ns += round(min(quiet_s, _LONGEST_QUIET_S) * SECOND_NS)
                 played_ns = now_ns
