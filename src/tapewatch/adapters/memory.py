@@ -32,7 +32,7 @@ import numpy as np
 from tapewatch.errors import PositionLost, Unavailable
 from tapewatch.ports import Entry, Position, Ranked
 
-ENTRIES = 1_024
+ENTRIES = 4_096
 BYTES = 32_000_000
 """Columns of a stream's entries: some fourteen seconds of tape at 50,000 trades a second."""
 ENTRIES_BY_TOPIC: Mapping[str, int] = {"board": 4, "bars.finalized": 512}

@@ -25,7 +25,7 @@ from tapewatch.bench.tapes import hundred_rules
 
 WHAT = "a running server: 10,000 synthetic symbols at 50,000 ticks/s, 100 rules, --scan-interval 100ms, one client"
 _SYMBOLS, _TICKS_PER_S, _INTERVAL_MS = 10_000, 50_000, 100
-_WARM_UP_S = 30.0
+_WARM_UP_S = 90.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _JIFFIES_PER_S = os.sysconf("SC_CLK_TCK")
 

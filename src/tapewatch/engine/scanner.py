@@ -309,6 +309,8 @@ class Scanner:
 
     def _book_facts(self, rows: Rows, start: int, stop: int) -> None:
         kind, symbol, price = rows.kind[start:stop], rows.symbol[start:stop], rows.price[start:stop]
+        if not kind.any():  # only elsewhere in the batch: how the tape is cut must not matter
+            return
         known = np.flatnonzero((kind == Kind.CLOSE_PREV) & (price > 0) & (price < np.inf))
         self._state.close_prev[symbol[known]] = price[known]
         status = np.flatnonzero((kind == Kind.HALT) | (kind == Kind.RESUME))
