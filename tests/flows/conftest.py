@@ -175,12 +175,19 @@ class Up:
         """The feed has ended, and every role has handled what is there."""
         await until(lambda: self.embedded.ingest.state in {"ended", "refused"})
         await self.embedded.drain()
+        newest = await self.tape(topic="board")
+        if newest:
+            board_ns = newest[-1].ts_ns
+            await until(lambda: self.embedded.toplists.ranked_ns == board_ns)
+            await until(lambda: (self.embedded.board.as_of() or (0, ""))[0] == board_ns)
 
-    async def tape(self, partition: int = 0) -> list[Entry]:
-        """Everything that ingest wrote."""
-        stream = f"ticks:{partition}"
+    async def tape(self, partition: int = 0, *, topic: str = "ticks") -> list[Any]:
+        """Everything that ingest wrote, or what another topic still holds."""
+        stream = f"{topic}:{partition}"
         end = await self.embedded.bus.tail(stream)
         entries: list[Entry] = []
+        if end is None:
+            return entries
         async for position, entry in self.embedded.bus.read(stream):
             entries.append(entry)
             if position == end:

@@ -36,6 +36,8 @@ class ToplistsRole:
         self._boards: dict[int, BoardRows] = {}
         self._symbols: tuple[str, ...] = ()
         self._by_name = np.zeros(0, np.intp)
+        self.ranked_ns = 0
+        """Event time of the newest board whose lists are out."""
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -80,6 +82,7 @@ class ToplistsRole:
         for toplist in SYSTEM_TOPLISTS.values():
             await self._bus.notify(CHANNEL, _frame(toplist, board, row))
             await asyncio.sleep(0)
+        self.ranked_ns = board.ts_ns
 
 
 def _frame(toplist: Toplist, board: BoardRows, row: dict[str, int]) -> bytes:
