@@ -4,7 +4,6 @@ import asyncio
 import json
 import shutil
 import socket
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,9 +30,7 @@ from tapewatch.nyse import day_of, trading_days
 from tapewatch.ports import AlertQuery, Clock, Entry, Feed, Store
 from tapewatch.replay import final_bars
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # exchange_calendars uses what pandas will change; the days are cached from here on
-    OPEN_NS = day_of("2025-03-03")[1]
+OPEN_NS = day_of("2025-03-03")[1]
 PATIENCE_S = 20.0
 
 

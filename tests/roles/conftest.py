@@ -1,7 +1,6 @@
 """One role at a time over the embedded adapters, with a store and a clock that the test commands."""
 
 import asyncio
-import warnings
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,13 +14,10 @@ from tapewatch.engine.calendar import TradingDays
 from tapewatch.engine.columns import SECOND_NS, Bars, Batch, make_batch
 from tapewatch.engine.conditions import Profile
 from tapewatch.errors import Unavailable
+from tapewatch.nyse import day_of, trading_days
 from tapewatch.ports import Entry, Position
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # exchange_calendars uses what pandas will change; the days are cached from here on
-    from tapewatch.nyse import day_of, trading_days
-
-    OPEN_NS = day_of("2025-03-03")[1]
+OPEN_NS = day_of("2025-03-03")[1]
 PATIENCE_S = 10.0
 
 

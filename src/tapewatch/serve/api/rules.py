@@ -83,7 +83,7 @@ def router(services: Services) -> APIRouter:
             payload = msgspec.json.encode({"rule_id": rule.id, "version": rule.version})
             await services.bus.notify("rules.updated", payload)
         except Unavailable:
-            # The change is stored and readers also look for new snapshots by themselves, so it only comes later.
+            # The change is stored; it reaches the tape with the next change that can be announced.
             ERRORS_TOTAL.labels(where="rules.notify").inc()
             log.warning("the change of rule %s could not be announced", rule.id)
 
