@@ -16,6 +16,10 @@
 Drivers' exceptions are translated inside adapters only. A broken invariant is none of these: it crashes.
 """
 
+from typing import Literal
+
+FeedLoss = Literal["network", "closed", "silent", "slow_consumer", "connection_limit", "protocol"]
+
 
 class TapewatchError(Exception):
     """The root: catching it catches nothing that is a bug."""
@@ -51,7 +55,11 @@ class Unavailable(TapewatchError):
 
 
 class FeedLost(TapewatchError):
-    """The connection to the provider ended."""
+    """The connection to the provider ended. `reason` is a word that people and metrics can group by."""
+
+    def __init__(self, problem: str, *, reason: FeedLoss = "network") -> None:
+        super().__init__(problem)
+        self.reason: FeedLoss = reason
 
 
 class FeedRefused(TapewatchError):

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from tapewatch.documents import Alert, Rule
 from tapewatch.engine.board import BoardRows
-from tapewatch.engine.columns import Bars, Batch
+from tapewatch.engine.columns import Bars, Batch, Gap
 from tapewatch.engine.rules import Ruleset
 
 
@@ -28,7 +28,7 @@ class Alerts:
     alerts: tuple[Alert, ...]
 
 
-Entry: TypeAlias = Batch | Ruleset | Bars | BoardRows | Alerts
+Entry: TypeAlias = Batch | Gap | Ruleset | Bars | BoardRows | Alerts
 """What a stream carries. Frozen: a reader never changes what it was handed."""
 
 
@@ -172,7 +172,8 @@ class Store(Protocol):
 
 
 class Feed(Protocol):
-    """A provider as batches in the order of arrival. Marks are the feed's promise about time.
+    """A provider as batches in the order of arrival. Marks are the feed's promise about time; a gap stands where the
+    feed knows that trades may be missing.
 
     Iteration ends when the provider's data ends (a file); it raises `FeedLost` when the connection broke (iterate
     again to reconnect) and `FeedRefused` when trying again is useless. Rows that cannot be a trade are left out and
@@ -185,7 +186,7 @@ class Feed(Protocol):
     @property
     def rejected(self) -> Mapping[str, int]: ...
 
-    def batches(self) -> AsyncIterator[Batch]: ...
+    def batches(self) -> AsyncIterator[Batch | Gap]: ...
 
 
 class Clock(Protocol):

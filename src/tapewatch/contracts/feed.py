@@ -30,7 +30,7 @@ COLUMN_TYPES = {
 
 async def collect(feed: Feed) -> list[Batch]:
     async def drain() -> list[Batch]:
-        return [batch async for batch in feed.batches()]
+        return [batch async for batch in feed.batches() if isinstance(batch, Batch)]
 
     return await soon(drain())
 

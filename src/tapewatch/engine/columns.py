@@ -31,11 +31,21 @@ class Kind(IntEnum):
 
     TRADE = 0
     CANCEL = 1
-    """The trade with this row's `trade_id` never happened. Counted; bars are not recomputed from it yet."""
+    """The trade of this row's `symbol`, `exchange` and `trade_id` never happened."""
     CLOSE_PREV = 2
     """Reference data: `price` is the previous day's regular close."""
     HALT = 3
+    """Trading stopped; `condition` holds the reason's code where the feed gives one."""
     RESUME = 4
+    CORRECTION = 5
+    """The trade of this row's `symbol`, `exchange` and `trade_id` was this: `price`, `size`, `condition` and `tape` are
+    the corrected ones, `ts_ns` is the correction's own time."""
+    BID = 6
+    """A quote's bid: `price` and `size`; size 0 is no bid. The row after it holds the ask."""
+    ASK = 7
+    BAND_LOW = 8
+    """The lower price of the limit-up/limit-down band."""
+    BAND_HIGH = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +163,24 @@ def make_batch(
 def pulse(watermark_ns: int, *, received_ns: int = 0) -> Batch:
     """A batch without rows: time passed and nothing traded."""
     return make_batch(marks_row=[0], marks_ns=[watermark_ns], received_ns=received_ns)
+
+
+OPEN_END_NS = 2**62
+"""The end of a gap that has not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Trades with times in [start_ns, end_ns) may be missing from the tape.
+
+    It stands on the tape where it was noticed, with `OPEN_END_NS` while nothing arrives. A later gap with the same
+    `start_ns` takes its place; one with `end_ns == start_ns` says that nothing is missing any more.
+    """
+
+    start_ns: int
+    end_ns: int
+    reason: str
+    """Why, in a word or a few: ``silent``, ``network``, ``overflow``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

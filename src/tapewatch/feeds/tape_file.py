@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tapewatch.engine.columns import F64, I64, MINUTE_NS, ROW_COLUMNS, SECOND_NS, U8, Batch, Bool, make_batch, pulse
 from tapewatch.errors import Invalid
+from tapewatch.feeds.dictionary import Dictionary
 
 PULSE_NS = SECOND_NS // 10
 """Marks stand where the tape's time passes a tenth of a second."""
@@ -57,21 +58,6 @@ class Seen:
     """Reason -> the first place, such as ``trades.parquet row 17``."""
 
 
-class _Dictionary:
-    """Texts to codes, growing; the tuple stays the same object as long as nothing new appears."""
-
-    def __init__(self) -> None:
-        self.names: tuple[str, ...] = ()
-        self._codes: dict[str, int] = {}
-
-    def encode(self, names: Sequence[str]) -> I64:
-        fresh = [name for name in dict.fromkeys(names) if name not in self._codes]
-        if fresh:
-            self._codes.update((name, len(self.names) + i) for i, name in enumerate(fresh))
-            self.names += tuple(fresh)
-        return np.array([self._codes[name] for name in names], np.int64)
-
-
 class TapeReader:
     """Reads tape files in the order of time; overlapping files are merged."""
 
@@ -81,7 +67,7 @@ class TapeReader:
         self.seen = Seen()
         self._conditions_column = conditions_column
         self._test_symbols = frozenset() if keep_test_symbols else exchange_test_symbols()
-        self._symbols, self._conditions = _Dictionary(), _Dictionary()
+        self._symbols, self._conditions = Dictionary(), Dictionary()
         self._trade_keys = np.zeros(0, np.uint64)
         self._run_ns = -1
         self._file_ns = -1

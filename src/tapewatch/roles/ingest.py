@@ -15,7 +15,8 @@ import structlog
 from numpy.typing import NDArray
 
 from tapewatch.documents import ruleset
-from tapewatch.engine.columns import Batch, pulse
+from tapewatch.engine.columns import Batch, Gap, pulse
+from tapewatch.engine.rules import Ruleset
 from tapewatch.errors import FeedLost, FeedRefused
 from tapewatch.ports import Bus, Clock, Feed, Store
 from tapewatch.roles.patience import patiently, pause
@@ -65,7 +66,10 @@ class Ingest:
             try:
                 async for batch in self._feed.batches():
                     self.state, self.problem, wait_s = "running", "", FIRST_WAIT_S
-                    await self._publish(batch.received(self._clock.now_ns()))
+                    if isinstance(batch, Gap):
+                        await self._publish_to_all(batch)
+                    else:
+                        await self._publish(batch.received(self._clock.now_ns()))
             except FeedLost as error:
                 self._tell("lost", str(error))
                 wait_s = await pause(self._clock, wait_s, longest_s=LONGEST_WAIT_S)
@@ -85,9 +89,12 @@ class Ingest:
         number, rules = await patiently(self._store.rules, clock=self._clock, where="ingest.rules")
         if number > self._ruleset:
             self._ruleset = number
-            async with self._writing:
-                for p in range(self._partitions):
-                    await self._bus.publish(f"ticks:{p}", ruleset(number, rules))
+            await self._publish_to_all(ruleset(number, rules))
+
+    async def _publish_to_all(self, entry: Gap | Ruleset) -> None:
+        async with self._writing:
+            for p in range(self._partitions):
+                await self._bus.publish(f"ticks:{p}", entry)
 
     async def _publish(self, batch: Batch) -> None:
         self.rows += len(batch)
