@@ -328,11 +328,21 @@ def test_equal_trade_ids_of_others_are_no_duplicates(make: Make) -> None:
     changed = columns(
         symbol=["AAPL", "MSFT", "AAPL", "AAPL", "AAPL", "AAPL"],
         exchange=["Q", "Q", "P", "D", "Q", "P"],
-        trf=["", "", "", "Q", "", ""],
         trade_id=[5] * 6,
         ts_ns=day,
     )
     assert read(make(changed))[0].seen.dropped == {}
+
+
+def test_trade_reporting_facilities_number_on_their_own(make: Make) -> None:
+    reported = columns(
+        symbol=["AAPL"] * 6, exchange=["D"] * 6, trade_id=[5] * 6, price=[10.0, 11.0, 10.0, 11.0, 10.0, 11.0]
+    )
+    reported["ts_ns"] = [START_NS, START_NS, START_NS, START_NS + 1, START_NS + 1_000_000, START_NS]
+    reported["size"] = [100.0] * 6
+    reader, batches = read(make(reported))
+    assert reader.seen.dropped == {"duplicate": 3}
+    assert prices(batches) == [10.0, 11.0, 10.0]
 
 
 def test_trades_without_an_id_are_no_duplicates(make: Make) -> None:
@@ -404,7 +414,6 @@ def test_rows_of_all_bad_times_do_not_hide_the_others(make: Make) -> None:
         ("correction", [0.5] * 6, "text or an integer"),
         ("trade_id", [True] * 6, "text or an integer"),
         ("trade_id", [[1]] * 6, "text or an integer"),
-        ("trf", [1] * 6, "text"),
     ],
 )
 def test_optional_column_of_another_type_is_refused(make: Make, name: str, values: list[Any], wanted: str) -> None:

@@ -17,21 +17,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from tapewatch.engine.columns import F64, I64, MINUTE_NS, ROW_COLUMNS, SECOND_NS, U8, Batch, Bool, make_batch, pulse
 from tapewatch.errors import Invalid
 from tapewatch.feeds.dictionary import Dictionary
+from tapewatch.feeds.seen import SeenTrades
 
 PULSE_NS = SECOND_NS // 10
 """Marks stand where the tape's time passes a tenth of a second."""
 _ROWS = 1 << 17
 _REQUIRED = ("symbol", "ts_ns", "price", "size", "conditions", "exchange", "tape")
-_OPTIONAL = ("trade_id", "correction", "trf")
+_OPTIONAL = ("trade_id", "correction")
 _TEXT = ("symbol", "conditions", "exchange", "tape")
 _EARLIEST_NS, _LATEST_NS = 631_152_000 * SECOND_NS, 4_102_444_800 * SECOND_NS  # 1990 to 2100
 _HOUR_NS = 3600 * SECOND_NS
-_DAY_NS = 24 * _HOUR_NS
 _KEPT_CORRECTIONS = (0, 1, 2)
 """NYSE TAQ codes: 00 regular, 01 and 02 corrected later (the row holds the corrected data)."""
 _DROPPED_CORRECTIONS = (7, 8, 10, 11, 12)
@@ -68,7 +67,7 @@ class TapeReader:
         self._conditions_column = conditions_column
         self._test_symbols = frozenset() if keep_test_symbols else exchange_test_symbols()
         self._symbols, self._conditions = Dictionary(), Dictionary()
-        self._trade_keys = np.zeros(0, np.uint64)
+        self._trades = SeenTrades()
         self._run_ns = -1
         self._file_ns = -1
         """The highest time so far of the file that is being decoded."""
@@ -127,13 +126,21 @@ class TapeReader:
             refuse("correction_code", ~np.isin(code, _KEPT_CORRECTIONS), rejected)
             noted["corrected"] += int(np.count_nonzero(keep & (code != 0)))
         codes = self._coded(names, wrong | tests)[symbol]
-        exchange, ids = _letters(text["exchange"]), _trade_ids(table)
+        ids = _trade_ids(table)
+        batch = make_batch(
+            symbols=self._symbols.names,
+            conditions=self._conditions.names,
+            symbol=codes,
+            condition=self._judged(table, text["conditions"]),
+            ts_ns=ts_ns,
+            price=price,
+            size=size,
+            tape=_letters(text["tape"]),
+            exchange=_letters(text["exchange"]),
+            trade_id=np.zeros(len(keep), np.int64) if ids is None else ids,
+        )
         if ids is not None:
-            facility = _letters(_codes(table.column("trf"))) if "trf" in table.column_names else np.zeros(1, np.uint8)
-            facility = np.broadcast_to(facility, keep.shape)
-            repeated = self._repeated(keep, ids, codes, exchange, facility, ts_ns // _DAY_NS)
-            refuse("duplicate", repeated, dropped)
-        condition = self._judged(table, text["conditions"])
+            refuse("duplicate", self._trades.repeated(batch, keep), dropped)
         odd = np.array(["I" in (name or "") for name in text["conditions"][0]], np.bool_)
         noted["odd_lot"] += int(np.count_nonzero(keep & odd[text["conditions"][1]]))
         noted["fractional_size"] += int(np.count_nonzero(keep & (size != np.floor(size))))
@@ -144,18 +151,6 @@ class TapeReader:
         late = kept[ts_ns[kept] < run[1:]]
         if len(late):
             name_first("out_of_order", int(late[0]))
-        batch = make_batch(
-            symbols=self._symbols.names,
-            conditions=self._conditions.names,
-            symbol=codes,
-            condition=condition,
-            ts_ns=ts_ns,
-            price=price,
-            size=size,
-            tape=_letters(text["tape"]),
-            exchange=exchange,
-            trade_id=np.zeros(len(keep), np.int64) if ids is None else ids,
-        )
         return batch if keep.all() else batch.take(keep)
 
     def _coded(self, names: Sequence[str], without: Bool) -> I64:
@@ -179,27 +174,6 @@ class TapeReader:
         values, place = np.unique(flags * 2 + doubt, return_inverse=True)
         names = [f"{value >> 1:#x}" + (" suspicious" if value & 1 else "") for value in values.tolist()]
         return self._conditions.encode(names)[place]
-
-    def _repeated(self, keep: Bool, ids: I64, *parts: NDArray[Any]) -> Bool:
-        """Rows whose trade id and `parts` (symbol, exchange, reporting facility, day) came before, by a 64-bit mix of
-        them. Rows that are not kept, or have no id, neither repeat nor are repeated.
-        """
-        rows = np.flatnonzero(keep & (ids != 0))
-        key = ids[rows].astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
-        for part in parts:
-            key = ((key ^ (key >> np.uint64(29))) + part[rows].astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-        repeated = np.zeros(len(keep), np.bool_)
-        seen, fresh = self._trade_keys, np.sort(key)
-        place = np.searchsorted(seen, fresh)
-        known = np.append(seen, np.uint64(0))[place] == fresh if len(seen) else np.zeros(len(fresh), np.bool_)
-        if known.any() or np.any(fresh[1:] == fresh[:-1]):
-            fresh, first = np.unique(key, return_index=True)
-            first = first[~np.isin(fresh, seen)]
-            repeated[rows] = True
-            repeated[rows[first]] = False
-            fresh = np.sort(key[first])
-        self._trade_keys = np.sort(np.concatenate([seen, fresh]), kind="stable")
-        return repeated
 
     # -- marks --------------------------------------------------------------------------------------------------------
 
@@ -264,7 +238,7 @@ class _File:
 
     def _pieces(self) -> Iterator[tuple[pa.Table, int]]:
         row = 0
-        with pq.ParquetFile(self.path, read_dictionary=[c for c in (*_TEXT, "trf") if c in self.columns]) as file:
+        with pq.ParquetFile(self.path, read_dictionary=[c for c in _TEXT if c in self.columns]) as file:
             try:
                 for piece in file.iter_batches(batch_size=_ROWS, columns=self.columns):
                     yield pa.Table.from_batches([piece]), row
@@ -307,7 +281,7 @@ class _Wanted:
 
 def _wanted_type(name: str) -> _Wanted:
     text = (pa.types.is_string, pa.types.is_large_string)
-    if name in (*_TEXT, "trf"):
+    if name in _TEXT:
         return _Wanted("text", text)
     if name in {"trade_id", "correction"}:
         return _Wanted("text or an integer", (*text, pa.types.is_integer))

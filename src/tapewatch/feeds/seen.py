@@ -1,0 +1,140 @@
+"""Which trades have been seen: the same trade comes twice after a reconnect, from two feeds, or by a mistake.
+
+A trade is known by its day (UTC), symbol, exchange and trade id. Trade-reporting facilities share the exchange letter D
+and number on their own, so there the price, the size and the millisecond count too. Sequence numbers of feeds do not
+count: each provider has its own.
+"""
+
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tapewatch.engine.columns import Batch, Bool, Kind
+
+U64 = NDArray[np.uint64]
+
+_DAY_NS = 86_400_000_000_000
+_MILLISECOND_NS = 1_000_000
+_FACILITIES = ord("D")
+_MIX, _FIRST_MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
+_FEWEST_BITS, _MANY_BITS = 12, 22
+
+
+class SeenTrades:
+    """Finds repeated trades by a 64-bit mix of what identifies them.
+
+    `most` bounds the memory: at least the newest `most` and at most twice as many trades are remembered, 32 bytes each
+    when there are many. None remembers all.
+    """
+
+    def __init__(self, *, most: int | None = None) -> None:
+        self._most = most
+        self._newest, self._older = _Keys(), _Keys()
+        self._names: tuple[str, ...] = ()
+        self._name_keys = np.zeros(0, np.uint64)
+
+    def repeated(self, batch: Batch, keep: Bool | None = None) -> Bool:
+        """Shape (n,): trades of the batch that came before, in it or in an earlier one. Rows outside `keep`, rows
+        without a trade id and rows that are no trades neither repeat nor are repeated.
+        """
+        trades = (batch.kind == Kind.TRADE) & (batch.trade_id != 0)
+        rows = np.flatnonzero(trades if keep is None else trades & keep)
+        repeated = np.zeros(len(batch), np.bool_)
+        if len(rows):
+            key = self._key(batch, rows)
+            known = self._older.among(key)
+            fresh = rows if known is None else rows[~known]
+            if known is not None:
+                repeated[rows[known]] = True
+                key = key[~known]
+            repeated[fresh] = self._newest.add(key)
+            if self._most is not None and self._newest.count >= self._most:
+                self._newest, self._older = _Keys(), self._newest
+        return repeated
+
+    def _key(self, batch: Batch, rows: NDArray[np.intp]) -> U64:
+        ts_ns, exchange = batch.ts_ns[rows], batch.exchange[rows]
+        key = batch.trade_id[rows].astype(np.uint64) * _FIRST_MIX
+        key = _mixed(key, self._symbol_keys(batch.symbols)[batch.symbol[rows]])
+        key = _mixed(key, exchange.astype(np.uint64) + (ts_ns // _DAY_NS * 256).astype(np.uint64))
+        reported = np.flatnonzero(exchange == _FACILITIES)
+        if len(reported):
+            there, part = rows[reported], key[reported]
+            part = _mixed(part, (ts_ns[reported] // _MILLISECOND_NS).astype(np.uint64))
+            part = _mixed(part, batch.price[there].view(np.uint64))
+            key[reported] = _mixed(part, batch.size[there].view(np.uint64))
+        return np.maximum(key, np.uint64(1))  # 0 is an empty place
+
+    def _symbol_keys(self, names: tuple[str, ...]) -> U64:
+        """By name, so that feeds with dictionaries of their own agree."""
+        if names is not self._names:
+            known = len(self._names) if names[: len(self._names)] == self._names else 0
+            fresh = [int.from_bytes(blake2b(name.encode(), digest_size=8).digest()) for name in names[known:]]
+            self._name_keys = np.concatenate([self._name_keys[:known], np.array(fresh, np.uint64)])
+            self._names = names
+        return self._name_keys
+
+
+def _mixed(key: U64, part: U64) -> U64:
+    return ((key ^ (key >> np.uint64(29))) + part) * _MIX
+
+
+class _Keys:
+    """A growing set of keys other than 0: open addressing, at most half full, a chunk of keys at a time."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._bits = _FEWEST_BITS
+        self._table = np.zeros(1 << self._bits, np.uint64)
+
+    def among(self, key: U64) -> Bool | None:
+        """Which keys are in the set; None when it is empty."""
+        if not self.count:
+            return None
+        found = np.zeros(len(key), np.bool_)
+        rows, place = np.arange(len(key)), self._place(key)
+        while len(rows):
+            there = self._table[place]
+            hit = there == key[rows]
+            found[rows[hit]] = True
+            on = np.flatnonzero((there != 0) & ~hit)
+            rows, place = rows[on], (place[on] + 1) & (len(self._table) - 1)
+        return found
+
+    def add(self, key: U64) -> Bool:
+        """Put the keys in; True for those that were there, or stand earlier in `key`."""
+        if 2 * (self.count + len(key)) > len(self._table):
+            self._grow(self.count + len(key))
+        table, last = self._table, len(self._table) - 1
+        found = np.zeros(len(key), np.bool_)
+        rows, place = np.arange(len(key)), self._place(key)
+        while len(rows):
+            there = table[place]
+            moving = there != key[rows]
+            found[rows[~moving]] = True
+            # All who found a place free write their number there, backwards, so that the first of them wins it.
+            free = np.flatnonzero(there == 0)
+            asking, wanted = rows[free], place[free]
+            table[wanted[::-1]] = asking[::-1].astype(np.uint64)
+            winner = table[wanted].astype(np.intp)
+            won = winner == asking
+            table[wanted[won]] = key[asking[won]]
+            self.count += int(np.count_nonzero(won))
+            twin = ~won & (key[winner] == key[asking])
+            found[asking[twin]] = True
+            moving[free[won | twin]] = False
+            on = np.flatnonzero(moving)
+            rows, place = rows[on], (place[on] + 1) & last
+        return found
+
+    def _place(self, key: U64) -> NDArray[np.intp]:
+        return (key >> np.uint64(64 - self._bits)).astype(np.intp)
+
+    def _grow(self, count: int) -> None:
+        kept = self._table[self._table != 0]
+        steps = 2 if self._bits < _MANY_BITS else 1  # putting all keys in again costs time; large empty tables, memory
+        self._bits = max(self._bits + steps, (2 * count - 1).bit_length())
+        self._table = np.zeros(1 << self._bits, np.uint64)
+        self.count = 0
+        self.add(kept)
