@@ -23,7 +23,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from heapq import heappop, heappush
 
@@ -39,7 +39,6 @@ ENTRIES_BY_TOPIC: Mapping[str, int] = {"board": 4, "bars.finalized": 512}
 """A board of ten thousand symbols is about 4 MB, and a minute's bars are 1 MB; nobody needs old ones."""
 NOTICES = 1_024
 KEYS = 1_000_000
-_LONG_LIVED_S = 60.0
 TURN = 64
 """A reader that catches up lets the others run after this many entries."""
 
@@ -294,9 +293,9 @@ class _Fact:
 class MemoryHotState:
     """`HotState` in memory. No method awaits anything, so each is one step for all tasks of the loop.
 
-    Keys are also filed under a whole second by which they are gone. Every call first empties the seconds that have
-    passed, so what expired is removed soon (within 16 seconds at most) by a call of any kind, and each key costs
-    constant time however often it is renewed.
+    Each key is also filed under a whole second at which it may be gone. Every call first empties the seconds that have
+    passed: what has expired is removed, within a second by a call of any kind, and what was renewed in the meantime is
+    filed again. So renewing a key costs no more than putting it, and leaves nothing behind.
     """
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic, max_keys: int = KEYS) -> None:
@@ -365,17 +364,24 @@ class MemoryHotState:
         facts = self._facts
         if len(facts) + len(values) > self._max_keys and len(facts.keys() | values.keys()) > self._max_keys:
             raise Unavailable(f"the hot state is full ({self._max_keys} keys)")
-        expires_s, second = now + ttl_s, _filed_under(now + ttl_s, ttl_s)
+        expires_s = now + ttl_s
+        second = math.ceil(expires_s)
+        for key, value in values.items():
+            old = facts.get(key)
+            if old is None:
+                self._file(key, second)
+            elif second < old.filed_s:
+                self._due[old.filed_s].discard(key)
+                self._file(key, second)
+            filed_s = second if old is None else min(second, old.filed_s)
+            facts[key] = _Fact(value, expires_s, filed_s)
+
+    def _file(self, key: str, second: int) -> None:
         due = self._due.get(second)
         if due is None:
             due = self._due[second] = set()
             heappush(self._seconds, second)
-        for key, value in values.items():
-            old = facts.get(key)
-            if old is not None and old.filed_s != second:
-                self._due[old.filed_s].discard(key)
-            due.add(key)
-            facts[key] = _Fact(value, expires_s, second)
+        due.add(key)
 
     def _sweep(self) -> float:
         if self._closed:
@@ -383,16 +389,14 @@ class MemoryHotState:
         now = self._monotonic()
         while self._seconds and self._seconds[0] <= now:
             for key in self._due.pop(heappop(self._seconds)):
-                del self._facts[key]
+                fact = self._facts[key]
+                if fact.expires_s <= now:
+                    del self._facts[key]
+                else:
+                    second = math.ceil(fact.expires_s)
+                    self._facts[key] = replace(fact, filed_s=second)
+                    self._file(key, second)
         return now
-
-
-def _filed_under(expires_s: float, ttl_s: float) -> int:
-    """A whole second by which it is gone. Long-lived facts share few of them: each is a set, and ten thousand facts
-    renewed every second would leave hundreds of emptied sets behind.
-    """
-    grain = 1 if ttl_s < _LONG_LIVED_S else 16
-    return math.ceil(expires_s / grain) * grain
 
 
 def _positive(ttl_s: float) -> float:

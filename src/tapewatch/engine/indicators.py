@@ -137,8 +137,8 @@ class RollingVwap:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._value = np.zeros((self._RING, capacity))
-        self._weight = np.zeros((self._RING, capacity))
+        self._value = np.full((self._RING, capacity), 0.0)  # all pages at once: memory is the same in an hour
+        self._weight = np.full((self._RING, capacity), 0.0)
         self._minute = np.full(self._RING, -1)
         self._since = {"vwap_session": (-1, np.zeros((2, capacity))), "vwap_day": (-1, np.zeros((2, capacity)))}
 
