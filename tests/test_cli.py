@@ -170,7 +170,7 @@ def test_up_refuses_bad_options(say: Type, tmp_path: Path, words: str, named: st
 
 def test_up_refuses_an_unknown_profile(say: Type, tmp_path: Path) -> None:
     line = say("up", "--data-dir", tmp_path, "--port", 0, "--eligibility", "nasdaq").mistake
-    assert line == "unknown eligibility profile 'nasdaq'; there are: algoseek, alpaca"
+    assert line == "unknown eligibility profile 'nasdaq'; there are: algoseek, alpaca, massive, sip"
 
 
 def test_up_names_the_port_that_is_in_use(tmp_path: Path) -> None:

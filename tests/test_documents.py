@@ -161,6 +161,7 @@ def test_alert_is_json_also_where_a_number_is_unknown() -> None:
         "price": None,
         "values": {"price": None, "volume_day": 5.0},
         "session": "regular",
+        "note": None,
     }
 
 

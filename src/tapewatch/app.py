@@ -16,7 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvicorn
@@ -25,22 +25,24 @@ from tapewatch import __version__
 from tapewatch.adapters.memory import MemoryBus, MemoryHotState
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.clock import SystemClock
-from tapewatch.config import UpConfig
+from tapewatch.config import LIVE_FEEDS, UpConfig
 from tapewatch.documents import load_rules, rfc3339
 from tapewatch.eligibility import load_profile
 from tapewatch.engine.bars import BarBuilder
-from tapewatch.engine.columns import SECOND_NS
+from tapewatch.engine.columns import SECOND_NS, Batch, Gap
 from tapewatch.engine.indicators import Indicators
 from tapewatch.engine.scanner import Scanner
 from tapewatch.engine.toplists import SYSTEM_TOPLISTS
 from tapewatch.errors import ConfigError, Invalid, NotFound, VersionConflict
 from tapewatch.feeds.synthetic import SyntheticFeed, TradingDay
 from tapewatch.nyse import trading_days
-from tapewatch.ports import Clock, Feed, Store
+from tapewatch.ports import Clock, Feed, FeedStatus, Store
 from tapewatch.roles.alerts import AlertsRole
 from tapewatch.roles.bars import BarsRole
 from tapewatch.roles.indicators import IndicatorsRole
 from tapewatch.roles.ingest import Ingest
+from tapewatch.roles.parity import ParityRole
+from tapewatch.roles.reference import ReferenceRole
 from tapewatch.roles.scanner import ScannerRole
 from tapewatch.roles.toplists import ToplistsRole
 from tapewatch.serve.app import create_app
@@ -48,6 +50,12 @@ from tapewatch.serve.board_view import BoardView
 from tapewatch.serve.gateway import Gateway
 from tapewatch.serve.server import server_config
 from tapewatch.serve.services import Services
+
+if TYPE_CHECKING:  # 20 MB that a feed without reference data does without
+    from tapewatch.feeds.reference.alpaca_rest import AlpacaReference
+    from tapewatch.feeds.reference.massive_rest import MassiveReference
+
+    RestSource = AlpacaReference | MassiveReference
 
 log = structlog.get_logger("tapewatch")
 
@@ -57,7 +65,7 @@ _DRAIN_S = 2.0
 _SERVER_STOP_S = 2
 _ROLES_STOP_S = 2.0
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
-_QUIET = ("alembic", "uvicorn")
+_QUIET = ("alembic", "uvicorn", "httpx")
 """Libraries whose news is of no use to a trader; their warnings are."""
 
 
@@ -70,7 +78,9 @@ async def run_up(config: UpConfig, *, on_ready: Callable[[str], None]) -> None:
         try:
             if config.rules is not None:
                 await _save_rules(store, config.rules, clock)
-            embedded = Embedded(config, store=store, feed=_feed(config, clock), clock=clock)
+            embedded = Embedded(
+                config, store=store, feed=_feed(config, clock), clock=clock, source=_reference(config, clock)
+            )
             _tune_process()
             await embedded.run(listener, stop=stop, on_ready=on_ready)
         finally:
@@ -99,21 +109,45 @@ def _tune_process() -> None:
 class Embedded:
     """Every role and the server, wired; `run` runs them. The caller opens and closes the store."""
 
-    def __init__(self, config: UpConfig, *, store: Store, feed: Feed, clock: Clock, partitions: int = 1) -> None:
-        profile, days = load_profile(config.eligibility), trading_days()
+    def __init__(
+        self,
+        config: UpConfig,
+        *,
+        store: Store,
+        feed: Feed,
+        clock: Clock,
+        partitions: int = 1,
+        source: "RestSource | None" = None,
+    ) -> None:
+        profile, days = load_profile(config.profile), trading_days()
         bus, hot = MemoryBus(epoch=clock.now_ns()), MemoryHotState()
         self.bus, self.hot = bus, hot
-        self.ingest = Ingest(feed=feed, bus=bus, store=store, clock=clock, partitions=partitions)
+        self.board = BoardView(clock)
+        self.ingest = Ingest(
+            feed=feed,
+            bus=bus,
+            store=store,
+            clock=clock,
+            partitions=partitions,
+            fill=None if source is None else lambda gap: _fill(gap, source, self.board),
+        )
+        self._source = source
+        self._reference = (
+            None
+            if source is None
+            else ReferenceRole(source=source, store=store, clock=clock, days=days, announce=self.ingest.announce)
+        )
         self.scanners: list[Scanner] = []
         self._readers: list[tuple[str, BarsRole | ScannerRole | IndicatorsRole | AlertsRole]] = []
         """With the stream that each reads; those come first whose writing others read."""
         for p in range(partitions):
-            builder = BarBuilder(days=days, profile=profile)
+            builder = BarBuilder(days=days, profile=profile, kept_trades=config.kept_trades)
             scanner = Scanner(
                 days=days,
                 profile=profile,
                 scan_interval_ns=config.scan_interval_ns,
                 board_interval_ns=_BOARD_INTERVAL_NS,
+                kept_trades=config.kept_trades,
             )
             indicators = Indicators(days)
             self.scanners.append(scanner)
@@ -126,8 +160,8 @@ class Embedded:
                 ),
                 (f"alerts:{p}", AlertsRole(bus=bus, hot=hot, store=store, clock=clock, partition=p)),
             ]
+        self.parities = [ParityRole(bus=bus, clock=clock, partition=p) for p in range(partitions)]
         self.toplists = ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=partitions)
-        self.board = BoardView(clock)
         self.gateway = Gateway(bus, clock, toplists=SYSTEM_TOPLISTS, partitions=partitions)
         status = _Status(self, config, feed.name, clock)
         app = create_app(
@@ -156,13 +190,17 @@ class Embedded:
                 tasks.create_task(self.board.follow(self.bus, self._partitions), name="board view"),
                 tasks.create_task(self.toplists.run(), name="toplists"),
                 *(tasks.create_task(role.run(), name=type(role).__name__) for _, role in self._readers),
+                *(tasks.create_task(role.run(), name="parity") for role in self.parities),
             ]
+            referring = None if self._reference is None else tasks.create_task(self._reference.run(), name="reference")
             feeding = tasks.create_task(self.ingest.run(), name="ingest")
             serving = tasks.create_task(self._server.serve(sockets=[listener]), name="server")
             await self._server.serving.wait()
             on_ready(_url(listener))
             await stop.wait()
             feeding.cancel()
+            if referring is not None:
+                referring.cancel()
             self._server.should_exit = True
             await self.drain()
             await serving
@@ -172,6 +210,8 @@ class Embedded:
                 log.warning("stopped before all of its work was saved", role=task.get_name())
                 task.cancel()
         await self.hot.close()
+        if self._source is not None:
+            await self._source.close()
 
     async def drain(self) -> None:
         """Until each reader has handled what is on its stream; two seconds at most."""
@@ -212,15 +252,22 @@ class _Status:
         scanned = self._embedded.board.as_of() is not None
         if ingest.state in {"lost", "refused"}:
             return scanned, f"the feed {'is lost' if ingest.state == 'lost' else 'refused'}: {ingest.problem}"
+        away = [feed for feed in ingest.feeds() if feed.problem and feed.state != "running"]
+        if away:
+            where = "no feed delivers" if len(away) == len(ingest.feeds()) else "one feed is away"
+            return scanned, f"{where}; " + "; ".join(f"{feed.name}: {feed.problem}" for feed in away)
         return scanned, "running" if scanned else "waiting for the first scan"
 
     def describe(self) -> dict[str, Any]:
         embedded, ingest, now_ns = self._embedded, self._embedded.ingest, self._clock.now_ns()
+        gap = ingest.gap
         age_s = (now_ns - ingest.batch_ns) / SECOND_NS if ingest.batch_ns else None
         live, phase = self.ready()
         state: str = ingest.state
         if state == "running":
             state = "starting" if not live else "stale" if age_s is not None and age_s > _STALE_S else "running"
+        if state == "running" and phase != "running":
+            state = "degraded"
         scanners = embedded.scanners
         return {
             "version": __version__,
@@ -234,7 +281,11 @@ class _Status:
                 "age_s": age_s,
                 "market_time": rfc3339(ingest.watermark_ns) if ingest.watermark_ns else None,
                 "rows": ingest.rows,
+                "duplicates": ingest.duplicates,
+                "gap": None if gap is None else {"since": rfc3339(gap.start_ns), "reason": gap.reason},
+                "connections": [_connection(feed) for feed in ingest.feeds()],
             },
+            "parity": [parity.describe() for parity in embedded.parities],
             "scanner": {
                 "symbols": sum(len(scanner.symbols) for scanner in scanners),
                 "rules": len(scanners[0].ruleset.rules),
@@ -247,11 +298,50 @@ class _Status:
         }
 
 
+def _connection(feed: FeedStatus) -> dict[str, Any]:
+    return {
+        "name": feed.name,
+        "role": feed.role,
+        "state": feed.state,
+        "circuit": feed.circuit,
+        "problem": feed.problem or None,
+        "reason": feed.reason or None,
+        "failures": feed.failures,
+        "connects": feed.connects,
+        "losses": dict(feed.losses),
+        "age_s": feed.last_data_age_s,
+        "rows": feed.rows,
+        "overflow_frames": feed.overflow_frames,
+        "rejected": dict(feed.rejected),
+        "samples": {reason: list(samples) for reason, samples in feed.samples.items()},
+    }
+
+
+async def _fill(gap: Gap, source: "RestSource", board: BoardView) -> tuple[Batch, bool]:
+    """The trades of a gap, those of the most traded symbols first."""
+    from tapewatch.feeds.reference.backfill import backfill
+
+    symbols, volume = board.column("volume_day")
+    known = {name: value for name, value in zip(symbols, volume.tolist(), strict=True) if value > 0}
+    filled = await backfill(gap, history=source, volumes=known)
+    return filled.batch, filled.complete
+
+
+def _reference(config: UpConfig, clock: Clock) -> "RestSource | None":
+    if config.reference is None:
+        return None
+    from tapewatch.feeds.reference.sources import rest_source
+
+    return rest_source(config.reference, clock, secrets=config.secrets)
+
+
 def _feed(config: UpConfig, clock: Clock) -> Feed:
+    if config.feed in LIVE_FEEDS:
+        return _live_feed(config, clock)
     if config.feed == "replay":
         from tapewatch.feeds.replay import ReplayFeed  # and pyarrow with it: 70 MB that the synthetic feed does without
 
-        column = load_profile(config.eligibility).column
+        column = load_profile(config.profile).column
         return ReplayFeed(config.tapes, clock=clock, speed=config.speed, conditions_column=column)
     days = trading_days()
     now_ns = clock.now_ns()
@@ -275,6 +365,21 @@ def _feed(config: UpConfig, clock: Clock) -> Feed:
         speed=config.speed,
         clock=clock,
     )
+
+
+def _live_feed(config: UpConfig, clock: Clock) -> Feed:
+    from tapewatch.feeds.failover import FailoverFeed
+    from tapewatch.feeds.providers import ProviderOptions, open_feed
+
+    def opened(name: str, url: str | None, plan: str | None) -> Feed:
+        options = ProviderOptions(
+            name=name, url=url, plan=plan, symbols=config.watch, quotes=config.quotes, secrets=config.secrets
+        )
+        return open_feed(options, clock=clock, days=trading_days())
+
+    primary = opened(config.feed, config.feed_url, config.plan)
+    fallback = None if config.fallback is None else opened(config.fallback, config.fallback_url, None)
+    return FailoverFeed(primary, fallback, clock)
 
 
 def _quieten() -> None:

@@ -1,11 +1,12 @@
 """The command line. Every command exits 0 on success and 2 on a usage or configuration error, with one clear line."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tapewatch import __version__
-from tapewatch.config import UpConfig, default_data_dir, scan_interval_ns
+from tapewatch.config import UpConfig, default_data_dir, scan_interval_ns, symbols_of
 from tapewatch.errors import ConfigError, Invalid, TapewatchError
 
 app = typer.Typer(
@@ -28,6 +29,8 @@ rules_app = typer.Typer(help="Check and test rules.", no_args_is_help=True)
 db_app = typer.Typer(help="The store's life.", no_args_is_help=True)
 app.add_typer(rules_app, name="rules")
 app.add_typer(db_app, name="db")
+reference_app = typer.Typer(help="The symbol master, splits and daily history.", no_args_is_help=True)
+app.add_typer(reference_app, name="reference")
 
 _errors = Console(stderr=True, highlight=False)
 _LONGEST_LINE = 600
@@ -89,13 +92,27 @@ def _options(
 
 @app.command()
 def up(
-    feed: Annotated[str, typer.Option(help="synthetic or replay.")] = "synthetic",
+    feed: Annotated[str, typer.Option(help="synthetic, replay, alpaca, massive or databento.")] = "synthetic",
+    feed_url: Annotated[str | None, typer.Option(help="Another address of the feed, as of a replay server.")] = None,
+    plan: Annotated[str | None, typer.Option(help="Alpaca: sip, iex, delayed, ...; Databento: the dataset.")] = None,
+    watch: Annotated[str | None, typer.Option(help="Symbols of a live feed, such as AAPL,MSFT; else all.")] = None,
+    quotes: Annotated[bool, typer.Option("--quotes", help="Ask the live feed for quotes, too.")] = False,
+    fallback: Annotated[str | None, typer.Option(help="A second live feed for when the first fails.")] = None,
+    fallback_url: Annotated[str | None, typer.Option(help="Another address of the fallback.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Where splits, closes and back-fills come from: alpaca or massive.")
+    ] = None,
+    secrets: Annotated[Path | None, typer.Option(help="A file of keys (TOML), beside the environment.")] = None,
     tape: Annotated[list[Path] | None, typer.Option(help="A tape file for --feed replay; may be repeated.")] = None,
     host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
     data_dir: DataDir = None,
     rules: Annotated[Path | None, typer.Option(help="A file of rules to take over at the start.")] = None,
-    eligibility: Annotated[str, typer.Option(help="Which trades may set prices: a profile's name.")] = "alpaca",
+    eligibility: Annotated[
+        str | None,
+        typer.Option(help="Which trades may set prices: a profile or a table file; else the feed's own."),
+    ] = None,
+    kept_trades: Annotated[int, typer.Option(help="Trades that can still be cancelled or corrected.")] = 500_000,
     scan_interval: Annotated[str, typer.Option(help="How often rules are asked: 100ms to 60s.")] = "1s",
     symbols: Annotated[int, typer.Option(help="Symbols of the synthetic market.")] = 10_000,
     ticks_per_second: Annotated[float, typer.Option(help="Trades a second of the synthetic market.")] = 5_000.0,
@@ -111,7 +128,16 @@ def up(
         port=port,
         data_dir=data_dir or default_data_dir(),
         rules=rules,
+        feed_url=feed_url,
+        plan=plan,
+        fallback=fallback,
+        fallback_url=fallback_url,
+        watch=symbols_of(watch),
+        quotes=quotes,
+        secrets=secrets,
+        reference=reference,
         eligibility=eligibility,
+        kept_trades=kept_trades,
         scan_interval_ns=scan_interval_ns(scan_interval),
         symbols=symbols,
         ticks_per_s=ticks_per_second,
@@ -227,6 +253,51 @@ def synthesize(
     print(f"{rows:,} trades of {symbols:,} symbols -> {out}")
 
 
+@app.command("serve-feed")
+def serve_feed(
+    provider: Annotated[str, typer.Argument(help="alpaca, massive or databento.")],
+    tapes: Annotated[list[Path], typer.Argument(help="Tape files (Parquet), in any order.")],
+    host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8901,
+    speed: Annotated[str, typer.Option(help="How much faster than the clock the tape runs, or max.")] = "1",
+    start: Annotated[str, typer.Option(help="When the tape begins: on-subscribe or at-once.")] = "on-subscribe",
+    while_away: Annotated[str, typer.Option(help="The tape while nobody is subscribed: go-on or hold.")] = "go-on",
+    fault: Annotated[
+        list[str] | None, typer.Option(help="What is to go wrong, such as drop:every=2000; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed goes wrong in the same way.")] = 1,
+) -> None:
+    """Serve tape files in a provider's own protocol, for trying and testing without a subscription.
+
+    Any key is accepted, unless TAPEWATCH_SERVE_KEY (and TAPEWATCH_SERVE_SECRET) say which. Faults: drop, stall,
+    malformed and duplicate (every=ROWS, p=CHANCE, at=HH:MM:SS on the tape, seconds=S; stall also for=S),
+    reorder (window=FRAMES, p), withhold (from, to), refuse (first=CONNECTIONS, p, status), no-plan,
+    connection-limit (max), symbol-limit (max), slow-consumer (after=SECONDS).
+    """
+    from tapewatch.feeds.servers.access import Credentials
+    from tapewatch.feeds.servers.run import describe, make_server, run_server
+
+    server = make_server(
+        provider,
+        paths=tapes,
+        host=host,
+        port=port,
+        speed=speed,
+        start=start,
+        while_away=while_away,
+        faults=fault or (),
+        seed=seed,
+        credentials=Credentials.from_environment(),
+    )
+
+    def ready(url: str) -> None:
+        print(f"serving {provider}: {url}  (Ctrl+C stops it)", flush=True)
+
+    with _errors.status("starting") if _errors.is_terminal else nullcontext() as status:
+        _run(run_server(server, on_ready=ready, on_progress=status.update if status else lambda _line: None))
+    print(describe(server))
+
+
 @rules_app.command("check")
 def rules_check(
     file: Annotated[Path, typer.Argument(help="A file of rules (JSON).")],
@@ -277,6 +348,89 @@ def db_upgrade(data_dir: DataDir = None) -> None:
 
     _run(upgrade())
     print(f"the store in {folder} is up to date")
+
+
+@reference_app.command("refresh")
+def reference_refresh(
+    provider: Annotated[str, typer.Argument(help="alpaca or massive.")],
+    data_dir: DataDir = None,
+    secrets: Annotated[Path | None, typer.Option(help="A file of keys (TOML), beside the environment.")] = None,
+    requests_per_minute: Annotated[float | None, typer.Option(help="What the provider's plan allows.")] = None,
+    details: Annotated[int, typer.Option(help="Securities to ask for one by one, for market capitalisation.")] = 0,
+    address: Annotated[str | None, typer.Option(help="Another address of the provider's REST.")] = None,
+    trading_address: Annotated[str | None, typer.Option(help="Another address of Alpaca's trading REST.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Bring the symbol master, splits and a year of daily history up to date from a provider."""
+    from tapewatch.app import open_store
+    from tapewatch.clock import SystemClock
+    from tapewatch.feeds.reference.sources import rest_source
+    from tapewatch.nyse import trading_days
+    from tapewatch.roles.reference import TradingDates, refresh
+
+    clock, dates = SystemClock(), TradingDates(trading_days())
+    source = rest_source(
+        provider,
+        clock,
+        secrets=secrets,
+        requests_per_minute=requests_per_minute,
+        address=address,
+        trading_address=trading_address,
+    )
+
+    async def run() -> None:
+        store = await open_store(data_dir or default_data_dir())
+        try:
+            with _progress("reference data") as advance:
+                refreshed = await refresh(
+                    source,
+                    store,
+                    dates=dates,
+                    day=dates.days.at(clock.now_ns()).day,
+                    details=details,
+                    on_progress=lambda _what, done, total: advance(done, total),
+                )
+        finally:
+            await source.close()
+            await store.close()
+        _tell_refreshed(refreshed, as_json=as_json)
+
+    _run(run())
+
+
+@reference_app.command("load")
+def reference_load(
+    files: Annotated[list[Path], typer.Argument(help="CSV or Parquet: symbols, splits, daily bars.")],
+    data_dir: DataDir = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Take over the symbol master, splits and daily history from files."""
+    from tapewatch.app import open_store
+    from tapewatch.feeds.reference.files import FileReference
+    from tapewatch.roles.reference import load
+
+    async def run() -> None:
+        store = await open_store(data_dir or default_data_dir())
+        try:
+            with _progress("reference data") as advance:
+                loaded = await load(
+                    FileReference(files), store, on_progress=lambda _what, done, total: advance(done, total)
+                )
+        finally:
+            await store.close()
+        _tell_refreshed(loaded, as_json=as_json)
+
+    _run(run())
+
+
+def _tell_refreshed(refreshed: Any, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(dataclasses.asdict(refreshed)))
+    else:
+        print(
+            f"{refreshed.securities:,} securities ({refreshed.delisted:,} no longer listed), "
+            f"{refreshed.splits:,} splits, {refreshed.bars:,} daily bars of {refreshed.days:,} days"
+        )
 
 
 @app.command()

@@ -10,7 +10,10 @@ from tapewatch.errors import ConfigError
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SYMBOL = re.compile(r"[A-Z][A-Z0-9.\-/]{0,15}")
 PULSE_S = 0.1
+LIVE_FEEDS = ("alpaca", "massive", "databento")
+FEEDS = ("synthetic", "replay", *LIVE_FEEDS)
 
 
 def duration_s(text: str, *, option: str) -> float:
@@ -48,7 +51,19 @@ class UpConfig:
     port: int = 8000
     data_dir: Path = field(default_factory=default_data_dir)
     rules: Path | None = None
-    eligibility: str = "alpaca"
+    feed_url: str | None = None
+    plan: str | None = None
+    fallback: str | None = None
+    fallback_url: str | None = None
+    watch: tuple[str, ...] = ("*",)
+    quotes: bool = False
+    secrets: Path | None = None
+    reference: str | None = None
+    """Where reference data and back-fills come from: a provider, or None for nowhere."""
+    eligibility: str | None = None
+    """None: the feed's own vendor's."""
+    kept_trades: int = 500_000
+    """Trades that can still be cancelled or corrected."""
     scan_interval_ns: int = SECOND_NS
     seed: int = 1
     symbols: int = 10_000
@@ -57,8 +72,28 @@ class UpConfig:
     log_json: bool = False
 
     def __post_init__(self) -> None:
-        if self.feed not in {"synthetic", "replay"}:
-            raise ConfigError(f"--feed: {self.feed!r} is not a feed; there are: synthetic, replay")
+        if self.feed not in FEEDS:
+            raise ConfigError(f"--feed: {self.feed!r} is not a feed; there are: {', '.join(FEEDS)}")
+        if self.fallback is not None and self.fallback not in LIVE_FEEDS:
+            raise ConfigError(f"--fallback: {self.fallback!r} is not a live feed; there are: {', '.join(LIVE_FEEDS)}")
+        if self.feed not in LIVE_FEEDS:
+            for option, given in (
+                ("--fallback", self.fallback),
+                ("--feed-url", self.feed_url),
+                ("--plan", self.plan),
+                ("--quotes", self.quotes),
+                ("--watch", self.watch != ("*",)),
+            ):
+                if given:
+                    raise ConfigError(f"{option} goes with a live feed: {', '.join(LIVE_FEEDS)}")
+        if self.fallback_url is not None and self.fallback is None:
+            raise ConfigError("--fallback-url goes with --fallback")
+        if self.fallback == self.feed and self.fallback_url == self.feed_url:
+            raise ConfigError("--fallback: it is the feed itself; most plans allow one connection")
+        if self.reference not in {None, "alpaca", "massive"}:
+            raise ConfigError(f"--reference: {self.reference!r} has no reference data; there are: alpaca, massive")
+        if not 1_000 <= self.kept_trades <= 50_000_000:
+            raise ConfigError(f"--kept-trades: {self.kept_trades} is not between 1000 and 50000000")
         if self.feed == "replay" and not self.tapes:
             raise ConfigError("--feed replay needs at least one --tape FILE")
         if self.tapes and self.feed != "replay":
@@ -73,3 +108,19 @@ class UpConfig:
             raise ConfigError(f"--ticks-per-second: {self.ticks_per_s:g} is not between 0 and 500000")
         if not self.speed > 0:
             raise ConfigError(f"--speed: {self.speed:g} is not positive")
+
+    @property
+    def profile(self) -> str:
+        """Which trades may set prices."""
+        return self.eligibility or ("massive" if self.feed == "massive" else "alpaca")
+
+
+def symbols_of(text: str | None) -> tuple[str, ...]:
+    """Such as ``AAPL,MSFT``; None and ``*`` are all."""
+    if text is None or text.strip() == "*":
+        return ("*",)
+    symbols = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for symbol in symbols:
+        if not _SYMBOL.fullmatch(symbol):
+            raise ConfigError(f"--watch: {symbol!r} is not a symbol; write them as AAPL,MSFT")
+    return symbols

@@ -1,4 +1,5 @@
-"""What people save, and what the product tells them: Rule, RuleDraft, Alert, and how JSON becomes one of them.
+"""What people save, and what the product tells them: Rule, RuleDraft, Alert, the reference data Security and Split, and
+how JSON becomes one of them.
 
 JSON from outside is read strictly: no NaN, no Infinity, no doubled keys, no unknown field, no control characters, no
 number where a text belongs. Everything here is frozen.
@@ -6,21 +7,25 @@ number where a text belongs. Everything here is frozen.
 
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.engine.metrics import canonical_metric
 from tapewatch.engine.rules import Comparison, Match, Ruleset, RuleSpec
+from tapewatch.engine.splits import SplitSpec
 from tapewatch.errors import Invalid
 
 MAX_CONDITIONS = 64
 DAY_S = 86_400
+MAX_NOTE = 1_000
+"""Characters."""
 
 
 def _plain_text(value: str) -> str:
@@ -96,6 +101,73 @@ def ruleset(number: int, rules: Iterable[Rule]) -> Ruleset:
     return Ruleset(number=number, rules=tuple(rule.spec() for rule in rules if rule.enabled))
 
 
+_EPOCH = date(1970, 1, 1)
+_FIRST_DATE, _END_DATE = date(1990, 1, 1), date(2100, 1, 1)
+
+
+def _date(value: Any) -> Any:
+    if isinstance(value, str):
+        if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+            raise ValueError("is not a date such as 2025-03-03")
+        try:
+            value = date.fromisoformat(value)
+        except ValueError:
+            raise ValueError("is not a day of the calendar") from None
+    if type(value) is date and not _FIRST_DATE <= value < _END_DATE:
+        raise ValueError("is not between 1990 and 2100")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_date)]
+"""A date, or its text such as ``2025-03-03``."""
+SYMBOL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9.\-^+=$_:]{0,23}$"
+Symbol = Annotated[str, Field(pattern=SYMBOL_PATTERN)]
+Amount = Annotated[float, Field(ge=0, le=1e18), AfterValidator(_finite)]
+
+
+def day_number(day: date) -> int:
+    """Days since 1970-01-01: how the engine counts days."""
+    return (day - _EPOCH).days
+
+
+def day_of_number(number: int) -> date:
+    """The date of a `day_number`."""
+    return _EPOCH + timedelta(days=int(number))
+
+
+class Security(Document):
+    """What is known of a listed security beside its trades. None is unknown."""
+
+    symbol: Symbol
+    name: Annotated[Text, Field(max_length=300)] | None = None
+    exchange: Annotated[str, Field(pattern=r"^[A-Z0-9]{4}$", description="MIC of the listing exchange")] | None = None
+    tape: Literal["A", "B", "C", "O"] | None = None
+    """A NYSE, B other exchanges, C Nasdaq, O over the counter."""
+    type: Annotated[str, Field(pattern=r"^[A-Z0-9_]{1,16}$", description="such as CS, ETF, ADRC")] | None = None
+    is_test: bool = False
+    """An exchange tests its systems with it."""
+    active: bool = True
+    market_cap: Amount | None = None
+    """Dollars."""
+    shares_outstanding: Amount | None = None
+    sector: Annotated[Text, Field(max_length=200)] | None = None
+    round_lot: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    as_of: Day
+    """When the source said so."""
+
+
+class Split(Document):
+    """`split_from` old shares become `split_to` new ones at 04:00 of `ex_date`."""
+
+    symbol: Symbol
+    ex_date: Day
+    split_from: Annotated[float, Field(gt=0, le=1e9), AfterValidator(_finite)]
+    split_to: Annotated[float, Field(gt=0, le=1e9), AfterValidator(_finite)]
+
+    def spec(self) -> SplitSpec:
+        return SplitSpec(symbol=self.symbol, ex_day=day_number(self.ex_date), factor=self.split_from / self.split_to)
+
+
 class Alert(msgspec.Struct, frozen=True, omit_defaults=False):
     """A rule came true for a symbol. The id is derived: the same event has the same id however often it is computed."""
 
@@ -110,6 +182,8 @@ class Alert(msgspec.Struct, frozen=True, omit_defaults=False):
     session: str
     received_ns: int = 0
     """Wall clock at which ingest had the trades that led here; 0 in a replay."""
+    note: str = ""
+    """What was learned after it fired, a line each."""
 
     @classmethod
     def of(cls, match: Match, *, received_ns: int = 0) -> "Alert":
@@ -126,8 +200,17 @@ class Alert(msgspec.Struct, frozen=True, omit_defaults=False):
             received_ns=received_ns,
         )
 
+    def annotated(self, note: str) -> "Alert":
+        """The alert with one more line of note. A line that it has already changes nothing, and beyond `MAX_NOTE`
+        characters the text ends in an ellipsis.
+        """
+        if note in self.note.split("\n"):
+            return self
+        text = f"{self.note}\n{note}" if self.note else note
+        return msgspec.structs.replace(self, note=text if len(text) <= MAX_NOTE else text[: MAX_NOTE - 1] + "…")
+
     def as_json(self) -> dict[str, Any]:
-        """The public form: times as RFC 3339, unknown numbers as null."""
+        """The public form: times as RFC 3339, unknown numbers as null, and so is a note that there is not."""
         return {
             "alert_id": self.alert_id,
             "rule_id": self.rule_id,
@@ -138,6 +221,7 @@ class Alert(msgspec.Struct, frozen=True, omit_defaults=False):
             "price": known(self.price),
             "values": {name: known(value) for name, value in self.values.items()},
             "session": self.session,
+            "note": self.note or None,
         }
 
 

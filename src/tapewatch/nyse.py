@@ -53,6 +53,17 @@ def day_of(date: str) -> tuple[int, int, int, int]:
     return int(days.pre_ns[i]), int(days.open_ns[i]), int(days.close_ns[i]), int(days.post_ns[i])
 
 
+def trade_date(ts_ns: int) -> str:
+    """The date, ``YYYY-MM-DD``, of the trading day to which a trade at this instant belongs: from 20:00 New York time
+    on that of the next session, over a weekend and a holiday too. `ConfigError` after the last known day.
+    """
+    days = trading_days()
+    day = int(days.trade_day(np.array(ts_ns)))
+    if day == len(days.open_ns):
+        raise ConfigError(f"no trading day is known after {_date(days.open_ns[-1])}")
+    return _date(days.open_ns[day])
+
+
 def _date(ts_ns: int) -> str:
     return datetime.fromtimestamp(int(ts_ns) // SECOND_NS, ZoneInfo("America/New_York")).date().isoformat()
 

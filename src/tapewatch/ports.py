@@ -1,4 +1,4 @@
-"""The contracts between the product and the outside: Bus, HotState, Store, Feed, Clock.
+"""The contracts between the product and the outside: Bus, HotState, Store, Feed, Reference, Clock.
 
 Prose lives here only; adapters say nothing twice. `tapewatch.contracts` holds one suite per port, run over every
 adapter. All methods may raise `Unavailable` (wait, try again) unless said otherwise; no driver's exception passes.
@@ -6,12 +6,16 @@ adapter. All methods may raise `Unavailable` (wait, try again) unless said other
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from datetime import date
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from tapewatch.documents import Alert, Rule
+from tapewatch.documents import Alert, Rule, Security, Split
 from tapewatch.engine.board import BoardRows
-from tapewatch.engine.columns import Bars, Batch, Gap
+from tapewatch.engine.columns import Bars, Batch, Facts, Gap
+from tapewatch.engine.daily import DailyBars
 from tapewatch.engine.rules import Ruleset
+from tapewatch.engine.scanner import Withdrawn
+from tapewatch.errors import FeedLoss
 
 
 class Position(NamedTuple):
@@ -28,7 +32,7 @@ class Alerts:
     alerts: tuple[Alert, ...]
 
 
-Entry: TypeAlias = Batch | Gap | Ruleset | Bars | BoardRows | Alerts
+Entry: TypeAlias = Batch | Gap | Facts | Ruleset | Bars | BoardRows | Alerts | Withdrawn
 """What a stream carries. Frozen: a reader never changes what it was handed."""
 
 
@@ -140,6 +144,14 @@ class Store(Protocol):
         """Insert those whose id is new, and return just these, in order."""
         ...
 
+    async def annotate_alerts(
+        self, symbol: str, *, since_ns: int, note: str, reader: str, position: Position | None = None
+    ) -> list[Alert]:
+        """Add the note (see `Alert.annotated`) to all alerts of the symbol fired at or after `since_ns`. Returns those
+        that it changed, as they are now, oldest first.
+        """
+        ...
+
     async def alerts(self, query: AlertQuery) -> list[Alert]: ...
 
     async def alert(self, alert_id: str) -> Alert:
@@ -168,6 +180,42 @@ class Store(Protocol):
         """`NotFound` if there is none. Its alerts and versions stay."""
         ...
 
+    async def save_securities(self, securities: Sequence[Security]) -> None:
+        """Insert or replace by symbol."""
+        ...
+
+    async def securities(self) -> list[Security]:
+        """All, by symbol."""
+        ...
+
+    async def securities_of(self, symbols: Sequence[str]) -> list[Security]:
+        """Those of `symbols` that the master lists, by symbol."""
+        ...
+
+    async def save_splits(self, splits: Sequence[Split]) -> None:
+        """Insert or replace by (symbol, ex_date)."""
+        ...
+
+    async def splits(self, *, start: date | None = None) -> list[Split]:
+        """Those with an ex-date from `start` on, by ex-date and symbol."""
+        ...
+
+    async def save_daily_bars(self, bars: DailyBars) -> None:
+        """Insert or replace by (symbol, day). `Invalid` names the first row that cannot be a bar, and saves nothing."""
+        ...
+
+    async def daily_bars(
+        self, symbols: Sequence[str], *, start: date | None = None, end: date | None = None
+    ) -> DailyBars:
+        """Of these symbols the days from `start` up to and with `end`, by symbol and day. Its `symbols` are just these,
+        in this order, with history or without.
+        """
+        ...
+
+    async def daily_days(self, *, start: date | None = None) -> list[date]:
+        """The days from `start` on of which there is at least one daily bar, ascending."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -186,7 +234,75 @@ class Feed(Protocol):
     @property
     def rejected(self) -> Mapping[str, int]: ...
 
-    def batches(self) -> AsyncIterator[Batch | Gap]: ...
+    def batches(self) -> AsyncIterator[Batch | Gap | Bars]:
+        """Bars are the provider's own; an empty batch says that the provider serves us and nothing has traded yet."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedStatus:
+    """One provider's connection, for people."""
+
+    name: str
+    role: Literal["primary", "fallback"]
+    state: Literal["waiting", "connecting", "running", "lost", "refused", "open"]
+    """waiting: it stands by. lost: between two attempts. open: it failed too often, and is left alone for a while."""
+    circuit: Literal["closed", "open", "half_open"]
+    problem: str
+    """What it said when it was lost or refused last; empty while it runs."""
+    reason: FeedLoss | Literal["", "refused"]
+    failures: int
+    """Losses since data last flowed for a while."""
+    connects: int
+    losses: Mapping[str, int]
+    """Since the start, by reason."""
+    last_data_ns: int | None
+    """Wall clock of the newest rows."""
+    last_data_age_s: float | None
+    rows: int
+    overflow_frames: int
+    rejected: Mapping[str, int]
+    samples: Mapping[str, Sequence[str]]
+    """Of what was rejected, by reason."""
+
+
+@runtime_checkable
+class Supervised(Protocol):
+    """A feed that can say how its connections are."""
+
+    def status(self) -> list[FeedStatus]: ...
+
+
+class Reference(Protocol):
+    """A source of reference data. An answer is whole or it is an error: `Unavailable` (after retries of its own),
+    `FeedRefused` (credentials, or what the plan does not include), `NotFound` (nothing is at that address), `Invalid`
+    (it makes no sense; names where).
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    async def securities(self) -> list[Security]:
+        """Every security that is listed now. Details that cost a request each are missing."""
+        ...
+
+    def details(self, symbols: Sequence[str]) -> AsyncIterator[Security]:
+        """Securities with their details, one by one; those that the source does not know are left out, and all of them
+        where it has no details.
+        """
+        ...
+
+    async def splits(self, start: date, end: date) -> list[Split]:
+        """Those with an ex-date from `start` up to and with `end`."""
+        ...
+
+    async def daily_bars(self, symbols: Sequence[str], start: date, end: date) -> DailyBars:
+        """Raw bars of these symbols (a source may add others) from `start` up to and with `end`, in any order. Rows
+        that cannot be a bar are left out.
+        """
+        ...
+
+    async def close(self) -> None: ...
 
 
 class Clock(Protocol):

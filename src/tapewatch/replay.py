@@ -22,7 +22,8 @@ from tapewatch.engine.indicators import INDICATORS, Indicators, by_minute
 from tapewatch.engine.rules import Match
 from tapewatch.engine.scanner import Scanner
 from tapewatch.errors import ConfigError
-from tapewatch.feeds.tape_file import PULSE_NS, TapeReader
+from tapewatch.feeds.marks import PULSE_NS
+from tapewatch.feeds.tape_file import TapeReader
 from tapewatch.nyse import trading_days
 
 _BAR_FIELDS = ("ts_ns", "open", "high", "low", "close", "volume", "vwap", "trade_count", "revision")

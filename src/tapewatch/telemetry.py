@@ -28,9 +28,15 @@ ALERT_DELIVERY_LATENCY_SECONDS = Histogram(
 CONSUMER_LAG = Gauge("consumer_lag", "Entries of the stream that the reader has not handled yet", ("role", "partition"))
 WORKER_QUEUE_DEPTH = Gauge("worker_queue_depth", "Items waiting in a bounded queue", ("queue",))
 TICKS_TOTAL = Counter("ticks_total", "Rows written to the tape", ("feed",))
+DUPLICATE_TRADES_TOTAL = Counter("duplicate_trades_total", "Trades left out because they had come before", ("feed",))
 ALERTS_EMITTED_TOTAL = Counter("alerts_emitted_total", "Alerts that the scanner published")
 ALERTS_DELIVERED_TOTAL = Counter("alerts_delivered_total", "Alert frames handed to a socket, one a client")
 ERRORS_TOTAL = Counter("errors_total", "Failures that were survived, by the place that survived them", ("where",))
+FEED_CONNECTS_TOTAL = Counter("feed_connects_total", "Connections on which the provider served us", ("feed",))
+FEED_LOSSES_TOTAL = Counter("feed_losses_total", "Connections to a provider that ended or failed", ("feed", "reason"))
+FEED_OVERFLOW_FRAMES_TOTAL = Counter(
+    "feed_overflow_frames_total", "Frames dropped because they came faster than they could be decoded", ("feed",)
+)
 HTTP_REQUESTS_TOTAL = Counter("http_requests_total", "Answered requests", ("method", "path", "status"))
 WEBSOCKET_CONNECTIONS = Gauge("websocket_connections", "Open WebSocket connections")
 

@@ -1,18 +1,22 @@
 """The SQL store under its contract, and what only it promises: durability settings, migrations, translated errors."""
 
 import asyncio
+import json
 import logging
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
-from tapewatch.adapters import sql
+from tapewatch.adapters import migrations, sql
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.adapters.sql_tables import bars_1m, metadata
 from tapewatch.contracts.samples import NOON_NS, bar_rows, make_alert, make_bars, make_rule, soon
@@ -107,6 +111,37 @@ async def test_store_of_a_newer_release_is_refused_in_one_line_and_left_as_it_is
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
 
 
+def _upgrade_to(revision: str, upgrade: Callable[[Config, str], None], config: Config, _: str) -> None:
+    upgrade(config, revision)
+
+
+async def test_store_of_before_notes_keeps_its_alerts_and_takes_notes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(path))
+    with engine.begin() as connection, monkeypatch.context() as older:
+        older.setattr(command, "upgrade", partial(_upgrade_to, "0002", command.upgrade))
+        migrations.upgrade(connection)
+    engine.dispose()
+    kept = make_alert(1)
+    with closing(sqlite3.connect(path)) as old:
+        old.execute(
+            "INSERT INTO alert_history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                *(kept.alert_id, kept.rule_id, kept.rule_version, kept.rule_name, kept.symbol, kept.fired_at_ns),
+                *(kept.price, json.dumps(kept.values), kept.session, kept.received_ns),
+            ],
+        )
+        old.commit()
+    store = SqlStore(path)
+    await store.upgrade()
+    assert await store.alerts(AlertQuery()) == [kept]
+    (annotated,) = await store.annotate_alerts(kept.symbol, since_ns=0, note="cancelled", reader="alerts:0")
+    assert await store.alert(kept.alert_id) == annotated
+    assert annotated.note == "cancelled"
+    await store.close()
+
+
 async def test_connections_are_durable_and_strict(store: SqlStore) -> None:
     async with store._read() as connection:
         pragmas = [
@@ -132,6 +167,7 @@ async def test_store_that_was_never_upgraded_says_what_to_run(path: Path) -> Non
         store.bars("A"),
         store.save_bars(make_bars([("A", NOON_NS)]), reader="r"),
         store.save_alerts([make_alert(1)], reader="r"),
+        store.annotate_alerts("A", since_ns=0, note="n", reader="r"),
         store.save_rule(make_rule("a")),
     ):
         with pytest.raises(ConfigError, match="tapewatch db upgrade"):

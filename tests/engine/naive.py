@@ -19,6 +19,17 @@ SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
 NAN = float("nan")
 WINDOWS = {"1m": 1, "5m": 5, "15m": 15, "1h": 60}
+REFERENCE = (
+    "high_prev_day",
+    "low_prev_day",
+    "volume_prev_day",
+    "avg_daily_volume_10d",
+    "avg_daily_volume_20d",
+    "avg_daily_volume_30d",
+    "high_52w",
+    "low_52w",
+)
+"""What only reference data tell; these tapes bring none."""
 CLOSED, PRE, REGULAR, POST = "closed", "pre", "regular", "post"
 
 
@@ -31,6 +42,7 @@ class Row:
     conditions: str = "@"
     tape: str = "C"
     kind: str = "trade"
+    exchange: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,9 @@ class Rules:
 Item = Row | Mark | Rules
 Words = frozenset[str]
 Judge = Callable[[str, str, str], Words]
-"""(conditions, tape, phase) -> words among open, high_low, last, volume, official_open, official_close."""
+"""(conditions, tape, phase) -> words among open, high_low, last, volume, official_open, official_close; names_open and
+names_close; and what the trades before decide: open_if_first, last_if_first, last_if_same_venue, until_end, extended.
+"""
 EVERYTHING: Words = frozenset({"open", "high_low", "last", "volume"})
 
 
@@ -65,9 +79,10 @@ EVERYTHING: Words = frozenset({"open", "high_low", "last", "volume"})
 
 def alpaca(conditions: str, tape: str, _phase: str) -> Words:
     """Alpaca's minute table: letter by letter, the strictest wins; an unknown letter counts in the volume only."""
+    names = {"M": "names_close", "9": "names_close", "Q": "names_open"}
 
     def one(letter: str, tape: str) -> Words:
-        if letter in "MQ9":
+        if letter in names:
             return frozenset()
         if letter in " @ADEFKLOTXY561" or (letter == "B" and tape == "C"):
             return EVERYTHING
@@ -77,7 +92,60 @@ def alpaca(conditions: str, tape: str, _phase: str) -> Words:
     for letter in conditions or " ":
         for possible in [tape] if tape else ["A", "C"]:
             allowed &= one(letter, possible)
-    return allowed
+    return allowed | {names[letter] for letter in conditions if letter in names}
+
+
+def sip(conditions: str, tape: str, phase: str) -> Words:
+    """The plans' consolidated tables, letter by letter; the strictest wins, and every condition of each holds."""
+    outside = phase in (CLOSED, PRE, POST)
+
+    def one(letter: str, tape: str) -> Words:
+        cta = tape in "AB"
+        if letter in (" @EFKXO56" if cta else " @ABDFKOSXY156"):
+            return EVERYTHING
+        if letter in ("PZ4" if cta else "GPZ4"):
+            return EVERYTHING | {"open_if_first", "last_if_first"}
+        if letter == "L":
+            return EVERYTHING | {"open_if_first", "last_if_same_venue" if cta else "until_end"}
+        if letter == "9" and phase == POST:
+            return frozenset({"last", "high_low", "official_close", "names_close"})
+        if letter == "9":
+            return frozenset({"open", "last", "high_low", "open_if_first", "names_close"})
+        if letter == "T" and outside:
+            return EVERYTHING | {"extended"}
+        if letter == "U" and outside:
+            return EVERYTHING | {"extended", "open_if_first", "last_if_first"}
+        if letter in "MQ":
+            return frozenset({"names_close" if letter == "M" else "names_open"})
+        return frozenset({"volume"})
+
+    readings = [one(letter, possible) for letter in conditions or " " for possible in ([tape] if tape else "AC")]
+    allowed = EVERYTHING.intersection(*readings)
+    words = allowed | (frozenset().union(*readings) - EVERYTHING)
+    if "last" not in allowed:
+        words &= EVERYTHING | {"names_open", "names_close"}
+        if any("open_if_first" in reading for reading in readings):
+            words -= {"open"}
+    return words
+
+
+def massive(conditions: str, tape: str, phase: str) -> Words:
+    """Massive's update rules, by letter; Form T sets prices outside regular hours."""
+    names = {"M": "names_close", "9": "names_close", "Q": "names_open"}
+
+    def one(letter: str, tape: str) -> Words:
+        if letter in " @ADEFKLOSXY156" or (letter == "B" and tape == "C"):
+            return EVERYTHING
+        if letter == "T" and phase in (CLOSED, PRE, POST):
+            return EVERYTHING
+        if letter in "GPZ4":
+            return frozenset({"high_low", "volume"})
+        if letter == "9":
+            return frozenset({"open", "high_low", "last"})
+        return frozenset() if letter in "MQ" else frozenset({"volume"})
+
+    readings = [one(letter, possible) for letter in conditions or " " for possible in ([tape] if tape else "AC")]
+    return EVERYTHING.intersection(*readings) | {names[letter] for letter in conditions if letter in names}
 
 
 def algoseek(conditions: str, _tape: str, phase: str) -> Words:
@@ -87,6 +155,7 @@ def algoseek(conditions: str, _tape: str, phase: str) -> Words:
     official = flags == 0x80 or (flags == 0x40 and phase == "opening")
     if not flags & 0x5000000 and (official or not flags & 0xC0):
         words.add("volume")
+    words |= {name for bit, name in ((0x4000000, "names_open"), (0x1000000, "names_close")) if flags & bit}
     if suspicious:
         return frozenset(words)
     price = {"open", "high_low", "last"}
@@ -100,6 +169,11 @@ def algoseek(conditions: str, _tape: str, phase: str) -> Words:
     if flags == 0x80 and phase == "post":
         words |= price | {"official_close"}
     return frozenset(words)
+
+
+def lists(tape: str, exchange: str) -> bool:
+    """Whether this market lists the tape's symbols."""
+    return bool(exchange) and exchange in {"A": "N", "B": "PAZV", "C": "QT"}.get(tape, "")
 
 
 def each_apart(conditions: str, _tape: str, _phase: str) -> Words:
@@ -138,6 +212,10 @@ class NaiveDays:
     def start_of_day(self, ts_ns: int) -> int:
         """04:00 of the newest trading day at an instant."""
         return self.days[bisect_right(self.days, (ts_ns, math.inf, math.inf, math.inf)) - 1][0]
+
+    def trade_day(self, ts_ns: int) -> int:
+        """The trading day that a trade belongs to: after 20:00 the next one."""
+        return sum(post <= ts_ns for *_, post in self.days)
 
     def next_day(self, ts_ns: int) -> int:
         """04:00 of the first trading day after an instant."""
@@ -377,6 +455,10 @@ class SymbolFacts:
     price_ts: int = -(2**63)
     path: list[tuple[int, float]] = field(default_factory=list)
     """(the newest mark before the row, the price after it)."""
+    lasts: list[tuple[int, str, bool]] = field(default_factory=list)
+    """(trading day, venue, extended) of every trade that set a last price."""
+    official: list[tuple[str, int, float]] = field(default_factory=list)
+    """(open or close, trading day, price) of every record that named one."""
     close_prev: float = NAN
     halted: bool = False
     _indicators: tuple[tuple[int, int], dict[str, float]] = ((-1, -1), {})
@@ -425,7 +507,8 @@ class Naive:
     def _roll(self) -> None:
         for facts in self.symbols.values():
             last = facts.sessions[REGULAR].facts.close if REGULAR in facts.sessions else NAN
-            facts.close_prev = facts.close_prev if math.isnan(last) else last
+            for close in (last, self.official(facts, "close")):
+                facts.close_prev = facts.close_prev if math.isnan(close) else close
             facts.sessions.clear()
             facts.day = Pile()
         self.day_start, self.next_day = self.next_day, self.days.next_day(self.next_day)
@@ -475,11 +558,18 @@ class Naive:
         words = self.judge(row.conditions, row.tape, self.days.phase(minute))
         if row.size == 0 and "volume" in words:
             return  # a record, not a trade
+        day = self.days.trade_day(minute * MINUTE)
+        for name in ("open", "close"):
+            if f"names_{name}" in words and lists(row.tape, row.exchange):
+                facts.official.append((name, day, row.price))
+        words = self._settle(facts, row, day, words)
         if "official_close" in words:
             ts_ns = self.days.session(ts_ns)[1] - 1
             minute = ts_ns // MINUTE
             if minute < oldest:
                 return
+        if "last" in words:
+            facts.lasts.append((day, row.exchange, "extended" in words))
         if not words & EVERYTHING:
             return
         late = minute < self.open_minute()
@@ -496,6 +586,24 @@ class Naive:
         if "last" in words and ts_ns >= facts.price_ts:
             facts.price, facts.price_ts = row.price, ts_ns
             facts.path.append((self.newest_mark, row.price))
+
+    def _settle(self, facts: SymbolFacts, row: Row, day: int, words: Words) -> Words:
+        """Without the last price and the open where the trades before do not allow them."""
+        if "until_end" in words and day < len(self.days.days) and row.ts_ns >= self.days.days[day][2] + 10 * SECOND:
+            return words - {"open", "last", "open_if_first", "last_if_first", "last_if_same_venue"}
+        before = [last for last in facts.lasts if "extended" in words or not last[2]]
+        newest = max((last_day for last_day, _, _ in before), default=-1)
+        first = newest < day
+        venues = [venue for last_day, venue, _ in before if last_day == newest]
+        if "open_if_first" in words and not first:
+            words -= {"open"}
+        if "last_if_first" in words and not first:
+            words -= {"last"}
+        elif "last_if_same_venue" in words and not first:
+            same = bool(row.exchange) and row.exchange == venues[-1]
+            if not same and not lists(row.tape, row.exchange):
+                words -= {"last"}
+        return words
 
     # what came of it
 
@@ -533,14 +641,18 @@ class Naive:
 
         told = {name: facts.sessions[name].facts for name in facts.sessions}
         out["open_day"] = told.get(REGULAR, Facts()).first
+        out |= {f"{name}_official_day": self.official(facts, name) for name in ("open", "close")}
+        out |= dict.fromkeys(REFERENCE, NAN)
         running, pre = told.get(session, Facts()), told.get(PRE, Facts())
         for name, fact in (("day", facts.day.facts), ("session", running), ("premarket", pre)):
             out |= {f"high_{name}": fact.high, f"low_{name}": fact.low, f"volume_{name}": fact.volume}
         out |= {"vwap_day": facts.day.facts.vwap, "vwap_session": running.vwap}
         if session == CLOSED:
             out |= dict.fromkeys(("high_session", "low_session", "volume_session", "vwap_session"), NAN)
-        out["gap_pct"] = pct(out["open_day"], out["close_prev_day"])
-        out["change_pct_day"] = pct(out["price"], out["close_prev_day"])
+        suspect = suspect_split(out["open_day"] if math.isnan(pre.first) else pre.first, out["close_prev_day"])
+        out["suspect_split"] = float(suspect)
+        out["gap_pct"] = NAN if suspect else pct(out["open_day"], out["close_prev_day"])
+        out["change_pct_day"] = NAN if suspect else pct(out["price"], out["close_prev_day"])
         out["change_from_open_pct"] = pct(out["price"], out["open_day"])
         out["vwap_distance_pct"] = pct(out["price"], out["vwap_session"])
 
@@ -568,6 +680,13 @@ class Naive:
             out |= facts._indicators[1]
         return out
 
+    def official(self, facts: SymbolFacts, name: str) -> float:
+        """The running day's official open or close, if a record of its own has named it."""
+        named = [(day, price) for what, day, price in facts.official if what == name]
+        newest = max((day for day, _ in named), default=-1)
+        prices = [price for day, price in named if day == newest == self.days.trade_day(self.day_start)]
+        return prices[-1] if prices else NAN
+
     def sums(self, facts: SymbolFacts, first: int, last: int) -> tuple[float, float, float]:
         volume = value = weight = 0.0
         for minute in range(first, last + 1):
@@ -585,6 +704,15 @@ class Naive:
             if mark_ns < instant_ns:
                 price = after
         return price
+
+
+def suspect_split(first: float, close: float) -> bool:
+    """The first price is nearly 2, 3, ... times the close, or a half, a third, ... of it."""
+    if math.isnan(first) or math.isnan(close):
+        return False
+    multiple = max(first / close, close / first)
+    nearest = round(multiple)
+    return nearest >= 2 and abs(multiple - nearest) <= 0.02 * nearest
 
 
 def pct(value: float, base: float) -> float:

@@ -8,7 +8,22 @@ from random import Random
 from zoneinfo import ZoneInfo
 
 import numpy as np
-from naive import MINUTE, SECOND, Item, Mark, NaiveDays, NaiveRule, Row, Rules, Words, algoseek, alpaca, each_apart
+from naive import (
+    MINUTE,
+    SECOND,
+    Item,
+    Mark,
+    NaiveDays,
+    NaiveRule,
+    Row,
+    Rules,
+    Words,
+    algoseek,
+    alpaca,
+    each_apart,
+    massive,
+    sip,
+)
 
 from tapewatch.eligibility import load_profile
 from tapewatch.engine.calendar import Phase, TradingDays
@@ -79,12 +94,17 @@ class Vendor:
         )
 
     def judge(self, conditions: str, tape: str, phase: str) -> Words:
-        return {"alpaca": alpaca, "algoseek": algoseek, "apart": each_apart}[self.name](conditions, tape, phase)
+        judges = {"alpaca": alpaca, "algoseek": algoseek, "apart": each_apart, "massive": massive, "sip": sip}
+        return judges[self.name](conditions, tape, phase)
 
 
 VENDORS = (
     Vendor("alpaca", ("@", " ", "", "@F", " FT", "@TI", "B", "@I", "@4", "M", " Q", "9", "@Z", "?", "@ð", "7V", "@O")),
     Vendor("algoseek", ("0x1", "0x1", "0x21", "0x40", "0x80", "0x2000", "0x2001", "0x1000000", "0x1 suspicious")),
+    Vendor(
+        "sip", ("@", "@", "L", "P", "@Z", "4", "9", "@T", "U", "TI", "B", "M", "Q", "LZ", "?", "G", "ZI", "LT", "I9")
+    ),
+    Vendor("massive", ("@", "@", "@T", "TI", "P", "@Z", "4", "9", "U", "B", "M", " Q", "?", "L", "T9")),
     Vendor("apart", ("ohlv", "ohlv", "o", "h", "l", "v", "hv", "olv", "")),
 )
 
@@ -154,7 +174,8 @@ def make_tape(random: Random, style: Style, vendor: Vendor, *, rows: int, symbol
             size = random.choice((math.nan, 0.0, -1.0, math.inf, size))
             kind = random.choice(("trade", "trade", "close_prev", "halt", "resume", "cancel"))
         conditions = random.choice(vendor.conditions) if random.random() < 0.4 else vendor.conditions[0]
-        tape.append(Row(name, int(now - late), price, size, conditions, random.choice(("A", "B", "C", "C", "")), kind))
+        listed, exchange = random.choice(("A", "B", "C", "C", "")), random.choice(("N", "P", "Q", "T", "D", ""))
+        tape.append(Row(name, int(now - late), price, size, conditions, listed, kind, exchange))
     for seconds in (1, 61, 185):
         mark(now + seconds * SECOND - lag)
     return tape
@@ -173,9 +194,9 @@ def _make_rule(random: Random, name: str, metrics: Sequence[str]) -> NaiveRule:
 
 
 def _threshold(random: Random, metric: str) -> float:
-    if metric == "halted":
-        return random.choice((0.0, 1.0))
     unit = CATALOGUE[metric].unit
+    if unit == "flag":
+        return random.choice((0.0, 1.0))
     # Between the numbers that occur, so that the last bits of a sum decide nothing.
     return {
         "$": random.choice((20.3333, 40.3333, 60.3333)),
@@ -240,6 +261,7 @@ def _to_batch(part: Sequence[Row | Mark], symbols: tuple[str, ...], conditions: 
         price=[row.price for row in rows],
         size=[row.size for row in rows],
         tape=[ord(row.tape) if row.tape else 0 for row in rows],
+        exchange=[ord(row.exchange) if row.exchange else 0 for row in rows],
         marks_row=[row for row, _ in marks],
         marks_ns=[ns for _, ns in marks],
     )

@@ -1,7 +1,7 @@
 """Sale conditions, letter by letter, against the vendors' published tables."""
 
 import pytest
-from naive import EVERYTHING, Words, algoseek, alpaca
+from naive import EVERYTHING, Words, algoseek, alpaca, massive, sip
 
 from tapewatch.eligibility import load_profile, profiles
 from tapewatch.engine.calendar import Phase
@@ -17,12 +17,22 @@ WORDS = {
     "volume": Effect.VOLUME,
     "official_open": Effect.OFFICIAL_OPEN,
     "official_close": Effect.OFFICIAL_CLOSE,
+    "names_open": Effect.NAMES_OPEN,
+    "names_close": Effect.NAMES_CLOSE,
+    "open_if_first": Effect.OPEN_IF_FIRST,
+    "last_if_first": Effect.LAST_IF_FIRST,
+    "last_if_same_venue": Effect.LAST_IF_SAME_VENUE,
+    "until_end": Effect.LAST_UNTIL_END,
+    "extended": Effect.EXTENDED,
 }
+NAMES_OPEN: Words = frozenset({"names_open"})
+NAMES_CLOSE: Words = frozenset({"names_close"})
+FIRST: Words = EVERYTHING | {"open_if_first", "last_if_first"}
 
 
 def judged(profile: str, conditions: str, tape: str, phase: Phase = Phase.REGULAR) -> Words:
     """The effects as the engine reads them from its lookup table."""
-    dictionary = ("decoy", conditions) if profile == "alpaca" else ("0x0", conditions)
+    dictionary = ("0x0", conditions) if profile == "algoseek" else ("decoy", conditions)
     table = EffectTable(load_profile(profile)).lookup(dictionary)
     tape_class = int(TAPE_CLASS[ord(tape)]) if tape else 0
     effect = int(table[int(phase) * TAPES * len(dictionary) + tape_class * len(dictionary) + 1])
@@ -36,8 +46,13 @@ def is_unknown(conditions: str, tape: str) -> bool:
 @pytest.mark.parametrize("tape", ["A", "B", "C"])
 @pytest.mark.parametrize(
     ("letters", "effect"),
-    [(" @ADEFKLOTXY561", EVERYTHING), ("CGHINPRUVWZ47", VOLUME_ONLY), ("MQ9", NOTHING)],
-    ids=["everything", "volume only", "nothing"],
+    [
+        (" @ADEFKLOTXY561", EVERYTHING),
+        ("CGHINPRUVWZ47", VOLUME_ONLY),
+        ("M9", NAMES_CLOSE),
+        ("Q", NAMES_OPEN),
+    ],
+    ids=["everything", "volume only", "official close", "official open"],
 )
 def test_alpaca_letter_has_the_effect_of_the_table(letters: str, effect: Words, tape: str) -> None:
     for letter in letters:
@@ -64,9 +79,10 @@ def test_letter_b_of_an_unknown_tape_is_read_strictly() -> None:
         ("@ TI", VOLUME_ONLY),
         (" 7V", VOLUME_ONLY),
         ("@6I", VOLUME_ONLY),
-        ("@IM", NOTHING),
-        ("9Z", NOTHING),
-        ("@?M", NOTHING),
+        ("@IM", NAMES_CLOSE),
+        ("9Z", NAMES_CLOSE),
+        ("@?M", NAMES_CLOSE),
+        ("MQ", NAMES_CLOSE | NAMES_OPEN),
     ],
 )
 def test_strictest_of_several_letters_wins_in_any_order(conditions: str, effect: Words) -> None:
@@ -107,8 +123,8 @@ def test_alpaca_table_does_not_depend_on_the_session(phase: Phase) -> None:
         ("0x80", Phase.POST, EVERYTHING | {"official_close"}),
         ("0x80", Phase.REGULAR, VOLUME_ONLY),
         ("0xc0", Phase.POST, NOTHING),
-        ("0x1000000", Phase.POST, NOTHING),
-        ("0x4000000", Phase.OPENING, NOTHING),
+        ("0x1000000", Phase.POST, NAMES_CLOSE),
+        ("0x4000000", Phase.OPENING, NAMES_OPEN),
         ("0x1 suspicious", Phase.REGULAR, VOLUME_ONLY),
         ("0x2000 suspicious", Phase.POST, VOLUME_ONLY),
     ],
@@ -116,6 +132,102 @@ def test_alpaca_table_does_not_depend_on_the_session(phase: Phase) -> None:
 def test_algoseek_flags_have_the_effect_that_was_found(flags: str, phase: Phase, effect: Words) -> None:
     assert judged("algoseek", flags, "A", phase) == effect
     assert algoseek(flags, "A", phase.name.lower()) == effect
+
+
+# Consolidated effects by plan, as the plans' tables have them: (codes, effect outside regular hours, inside).
+LATE_CTA: Words = EVERYTHING | {"open_if_first", "last_if_same_venue"}
+LATE_UTP: Words = EVERYTHING | {"open_if_first", "until_end"}
+CORRECTED: Words = frozenset({"open", "last", "high_low", "open_if_first", "names_close"})
+EXTENDED: Words = EVERYTHING | {"extended"}
+CTA = [
+    (" @EFKXO56", EVERYTHING, EVERYTHING),
+    ("L", LATE_CTA, LATE_CTA),
+    ("PZ4", FIRST, FIRST),
+    ("T", EXTENDED, VOLUME_ONLY),
+    ("U", FIRST | EXTENDED, VOLUME_ONLY),
+    ("BCHINRV7", VOLUME_ONLY, VOLUME_ONLY),
+    ("M", NAMES_CLOSE, NAMES_CLOSE),
+    ("Q", NAMES_OPEN, NAMES_OPEN),
+]
+UTP = [
+    ("@ ABDFKOSXY156", EVERYTHING, EVERYTHING),
+    ("L", LATE_UTP, LATE_UTP),
+    ("GPZ4", FIRST, FIRST),
+    ("T", EXTENDED, VOLUME_ONLY),
+    ("U", FIRST | EXTENDED, VOLUME_ONLY),
+    ("CHINRVW7", VOLUME_ONLY, VOLUME_ONLY),
+    ("M", NAMES_CLOSE, NAMES_CLOSE),
+    ("Q", NAMES_OPEN, NAMES_OPEN),
+]
+OUTSIDE = (Phase.CLOSED, Phase.PRE, Phase.POST)
+
+
+@pytest.mark.parametrize(
+    ("tape", "codes", "outside", "inside"),
+    [(tape, *row) for tape, table in (("A", CTA), ("B", CTA), ("C", UTP)) for row in table],
+)
+def test_code_has_the_consolidated_effect_of_its_plan(tape: str, codes: str, outside: Words, inside: Words) -> None:
+    for code in codes:
+        for phase in Phase:
+            assert judged("sip", code, tape, phase) == (outside if phase in OUTSIDE else inside), (code, phase)
+
+
+@pytest.mark.parametrize("tape", ["A", "C"])
+def test_corrected_close_is_the_last_print_of_the_session_that_has_ended(tape: str) -> None:
+    booked: Words = frozenset({"last", "high_low", "official_close", "names_close"})
+    assert judged("sip", "9", tape, Phase.POST) == booked
+    for phase in (Phase.CLOSED, Phase.PRE, Phase.OPENING, Phase.REGULAR):
+        assert judged("sip", "9", tape, phase) == CORRECTED
+
+
+@pytest.mark.parametrize(
+    ("conditions", "tape", "effect"),
+    [
+        (" FZ", "A", FIRST),
+        ("LP", "A", LATE_CTA | FIRST),
+        ("@ TI", "C", VOLUME_ONLY),
+        (" FTZ", "B", FIRST | EXTENDED),
+        ("9I", "A", NAMES_CLOSE),
+        (" 7V", "A", VOLUME_ONLY),
+        ("@4W", "C", VOLUME_ONLY),
+        ("MZ", "A", NAMES_CLOSE),
+    ],
+)
+def test_condition_of_each_letter_holds_as_long_as_all_allow_the_price(
+    conditions: str, tape: str, effect: Words
+) -> None:
+    assert judged("sip", conditions, tape, Phase.PRE) == effect
+    assert judged("sip", conditions[::-1], tape, Phase.PRE) == effect
+
+
+@pytest.mark.parametrize("profile", ["sip", "massive", "alpaca"])
+def test_letters_of_a_profile_are_judged_as_by_its_naive_twin(profile: str) -> None:
+    naive = {"sip": sip, "massive": massive, "alpaca": alpaca}[profile]
+    letters = " @ABCDEFGHIKLMNOPQRSTUVWXYZ01456789?"
+    for tape in ("", "A", "B", "C"):
+        for phase in Phase:
+            for one in letters:
+                for other in ("", *"@TIZ9MLPU4B?"):
+                    words = judged(profile, one + other, tape, phase)
+                    assert words == naive(one + other, tape, phase.name.lower()), (one + other, tape, phase)
+
+
+@pytest.mark.parametrize(
+    ("letters", "effect"),
+    [
+        (" @ADEFKLOSXY156", EVERYTHING),
+        ("GPZ4", frozenset({"high_low", "volume"})),
+        ("CHINRUVW7", VOLUME_ONLY),
+        ("9", frozenset({"open", "last", "high_low", "names_close"})),
+        ("M", NAMES_CLOSE),
+        ("Q", NAMES_OPEN),
+    ],
+)
+def test_massive_letter_has_the_effect_of_its_update_rules(letters: str, effect: Words) -> None:
+    for letter in letters:
+        for tape in ("A", "B", "C"):
+            for phase in Phase:
+                assert judged("massive", letter, tape, phase) == effect, letter
 
 
 def test_lookup_of_another_dictionary_keeps_what_is_known() -> None:

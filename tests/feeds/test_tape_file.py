@@ -11,7 +11,8 @@ import pytest
 
 from tapewatch.engine.columns import MINUTE_NS, SECOND_NS, Batch
 from tapewatch.errors import Invalid
-from tapewatch.feeds.tape_file import PULSE_NS, TapeReader
+from tapewatch.feeds.marks import PULSE_NS
+from tapewatch.feeds.tape_file import TapeReader
 
 START_NS = 1_741_617_000 * SECOND_NS  # 2025-03-10 10:30 New York
 DAY_NS = 24 * 60 * MINUTE_NS

@@ -29,6 +29,7 @@ from tapewatch.engine.scanner import Scanner
 from tapewatch.nyse import day_of, trading_days
 from tapewatch.ports import AlertQuery, Clock, Entry, Feed, Store
 from tapewatch.replay import final_bars
+from tapewatch.roles.alerts import note_of
 
 OPEN_NS = day_of("2025-03-03")[1]
 PATIENCE_S = 20.0
@@ -130,6 +131,9 @@ class Engine:
 
     bars: dict[tuple[str, int], tuple[float, ...]]
     alerts: list[Alert]
+    """In the order of firing, with the notes that they have in the end."""
+    notes: int
+    """How often one of them was given a line of note."""
     boards: dict[int, BoardRows]
 
 
@@ -140,15 +144,24 @@ def engine_over(tape: Iterable[Entry]) -> Engine:
     parts: list[Bars] = []
     alerts: list[Alert] = []
     boards: dict[int, BoardRows] = {}
+    notes = 0
     for entry in tape:
         if isinstance(entry, Ruleset):
             scanner.apply(entry)
         elif isinstance(entry, Batch):
             parts.append(builder.step(entry))
             step = scanner.step(entry)
-            alerts += map(Alert.of, step.matches)
+            told = 0
+            for before, withdrawn in step.withdrawn:
+                alerts += map(Alert.of, step.matches[told:before])
+                told = before
+                for place, alert in enumerate(alerts):
+                    if alert.symbol == withdrawn.symbol and alert.fired_at_ns >= withdrawn.ts_ns:
+                        alerts[place] = alert.annotated(note_of(withdrawn))
+                        notes += 1
+            alerts += map(Alert.of, step.matches[told:])
             boards |= {board.ts_ns: board for board in step.boards}
-    return Engine(bar_facts(final_bars([part for part in parts if len(part)])), alerts, boards)
+    return Engine(bar_facts(final_bars([part for part in parts if len(part)])), alerts, notes, boards)
 
 
 def bar_facts(bars: Bars) -> dict[tuple[str, int], tuple[float, ...]]:

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from tapewatch.clock import SystemClock
+from tapewatch.engine.columns import OPEN_END_NS, Gap
 from tapewatch.errors import FeedLost, FeedRefused, Unavailable
+from tapewatch.feeds import failover
+from tapewatch.feeds.failover import FailoverFeed
 from tapewatch.ports import Store
-from tapewatch.roles import ingest
-from tapewatch.telemetry import ERRORS_TOTAL
+from tapewatch.telemetry import ERRORS_TOTAL, FEED_LOSSES_TOTAL
 
 pytestmark = pytest.mark.anyio
 ANY = {"id": "any", "name": "Any", "conditions": [{"metric": "price", "operator": ">", "value": 110.0}]}
@@ -105,15 +107,17 @@ async def test_feed_that_is_lost_is_asked_again_in_growing_waits_and_nothing_is_
     lost = [FeedLost("the line is dead")] * 5
     script = [*tape[:40], *lost, *tape[40:100], FeedLost("again"), *tape[100:]]
     clock = HastyClock()
-    before = errors("ingest.feed_lost")
-    async with running(scripted(script), clock=clock) as up:
+    before = FEED_LOSSES_TOTAL.labels(feed="scripted", reason="network")._value.get()
+    async with running(FailoverFeed(scripted(script), None, clock), clock=clock) as up:
         await up.played()
         assert up.embedded.ingest.state == "ended"
         entries = await up.tape()
     bars, _ = await stored(market.symbols)
     assert bars == engine(entries).bars == engine(tape).bars
-    assert errors("ingest.feed_lost") == before + 6
-    step_s = ingest.FIRST_WAIT_S
+    assert FEED_LOSSES_TOTAL.labels(feed="scripted", reason="network")._value.get() == before + 6
+    gaps = [entry for entry in entries if isinstance(entry, Gap)]
+    assert [(gap.end_ns == OPEN_END_NS, gap.reason) for gap in gaps] == [(True, "network"), (False, "network")] * 2
+    step_s = failover.FIRST_WAIT_S
     for doubling in range(5):
         longest_s = step_s * 2**doubling
         assert any(longest_s / 2 <= asked_s <= longest_s for asked_s in clock.asked_s)

@@ -67,6 +67,7 @@ class Ledger:
         self.bars: list[tuple[Bars, Position | None]] = []
         self.alerts: list[tuple[list[Alert], Position | None]] = []
         self.ruleset: tuple[int, list[Rule]] = (0, [])
+        self.positions: list[Position | None] = []
 
     async def save_bars(self, bars: Bars, *, reader: str, position: Position | None = None) -> None:  # noqa: ARG002
         self._check()
@@ -81,7 +82,27 @@ class Ledger:
     ) -> list[Alert]:
         self._check()
         self.alerts.append((list(alerts), position))
+        self.positions.append(position)
         return list(alerts)
+
+    async def annotate_alerts(
+        self,
+        symbol: str,
+        *,
+        since_ns: int,
+        note: str,
+        reader: str,  # noqa: ARG002
+        position: Position | None = None,
+    ) -> list[Alert]:
+        self._check()
+        self.positions.append(position)
+        changed: list[Alert] = []
+        for alerts, _ in self.alerts:
+            for place, alert in enumerate(alerts):
+                if alert.symbol == symbol and alert.fired_at_ns >= since_ns:
+                    alerts[place] = alert.annotated(note)
+                    changed.append(alerts[place])
+        return changed
 
     async def rules(self) -> tuple[int, list[Rule]]:
         self._check()

@@ -1,4 +1,4 @@
-"""ingest: rule snapshots once each and at one place, batches split so that nothing is lost or doubled."""
+"""ingest: rule snapshots once each and at one place, batches split so that nothing is lost or doubled, gaps told."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from tapewatch.contracts.samples import make_rule
-from tapewatch.engine.columns import ROW_COLUMNS, Batch, make_batch
+from tapewatch.engine.bars import BarBuilder
+from tapewatch.engine.columns import OPEN_END_NS, ROW_COLUMNS, SECOND_NS, Bars, Batch, Gap, make_batch, pulse
 from tapewatch.engine.rules import Ruleset
+from tapewatch.errors import FeedLost, FeedRefused
+from tapewatch.feeds.failover import FailoverFeed
 from tapewatch.roles.ingest import Ingest, partition_of
 
 pytestmark = pytest.mark.anyio
@@ -19,16 +22,21 @@ pytestmark = pytest.mark.anyio
 class Script:
     name = "script"
 
-    def __init__(self, *steps: Batch | asyncio.Event) -> None:
+    def __init__(self, *steps: Batch | Gap | Bars | Exception | asyncio.Event) -> None:
         self.rejected: Mapping[str, int] = MappingProxyType({})
         self._steps = steps
+        self.passed = 0
+        """Steps that the reader has come back from."""
 
-    async def batches(self) -> AsyncIterator[Batch]:
+    async def batches(self) -> AsyncIterator[Batch | Gap | Bars]:
         for step in self._steps:
             if isinstance(step, asyncio.Event):
                 await step.wait()
+            elif isinstance(step, Exception):
+                raise step
             else:
                 yield step
+            self.passed += 1
 
 
 async def test_ruleset_is_published_once_a_number_and_before_the_first_batch(
@@ -122,3 +130,88 @@ async def test_batches_split_by_partition_add_up_to_the_whole_in_order(
 
 def test_partition_of_a_symbol_is_fixed_for_ever() -> None:
     assert [partition_of(symbol, 64) for symbol in ("AAPL", "BRK.B", "ZVZZT")] == [28, 44, 28]
+
+
+async def test_change_of_rules_whose_notice_was_lost_is_found_within_five_seconds(
+    running: Any, bus: Any, ledger: Any, clock: Any, read: Any, eventually: Any
+) -> None:
+    ingest = Ingest(feed=Script(asyncio.Event()), bus=bus, store=ledger, clock=clock)
+    async with running(ingest, cancel=True):
+        await eventually(lambda: ingest._ruleset == 0)
+        ledger.ruleset = (1, [make_rule("a")])
+        await clock.wake()
+        await eventually(lambda: ingest._ruleset == 1)
+        await asyncio.sleep(0)
+        tape = await read("ticks:0")
+    assert [entry.number for entry in tape] == [0, 1]
+    assert clock.asked_s[0] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(FeedLost("the line is dead"), "lost"), (FeedRefused("the line is dead"), "refused")]
+)
+async def test_feed_that_breaks_has_ended_and_rules_go_on(
+    running: Any, bus: Any, ledger: Any, clock: Any, prints: Any, eventually: Any, error: Exception, state: str
+) -> None:
+    ingest = Ingest(feed=Script(prints(1, "A"), error, prints(2, "A")), bus=bus, store=ledger, clock=clock)
+    async with running(ingest, cancel=True):
+        await eventually(lambda: ingest.state == state)
+        assert (ingest.problem, ingest.rows) == ("the line is dead", 1)
+        ledger.ruleset = (1, [])
+        await bus.notify("rules.updated", b"{}")
+        await eventually(lambda: ingest._ruleset == 1)
+
+
+async def test_gap_stands_in_every_partition_and_in_the_state_until_it_ends(
+    running: Any, bus: Any, ledger: Any, clock: Any, prints: Any, read: Any, eventually: Any, open_ns: int
+) -> None:
+    opened = Gap(open_ns, OPEN_END_NS, "network")
+    other, ended = Gap(open_ns - 5, open_ns - 3, "overflow"), Gap(open_ns, open_ns + SECOND_NS, "network")
+    gates = [asyncio.Event() for _ in range(3)]
+    feed = Script(prints(1, "A"), opened, gates[0], other, gates[1], ended, prints(2, "A"), gates[2])
+    ingest = Ingest(feed=feed, bus=bus, store=ledger, clock=clock, partitions=2)
+    async with running(ingest, cancel=True):
+        await eventually(lambda: ingest.gap == opened)
+        assert (ingest.state, ingest.problem) == ("lost", "network")
+        gates[0].set()
+        await eventually(lambda: feed.passed == 4)
+        assert ingest.gap == opened
+        gates[1].set()
+        await eventually(lambda: ingest.rows == 2)
+        assert ingest.gap is None
+        assert (ingest.state, ingest.problem) == ("running", "")
+        for p in range(2):
+            gaps = [entry for entry in await read(f"ticks:{p}") if isinstance(entry, Gap)]
+            assert gaps == [opened, other, ended]
+
+
+async def test_bars_of_the_provider_go_to_a_stream_of_their_own_by_partition(
+    running: Any, bus: Any, ledger: Any, clock: Any, prints: Any, read: Any, eventually: Any, builder: BarBuilder
+) -> None:
+    names = tuple(f"S{n}" for n in range(20))
+    builder.step(prints(1, *names))
+    bars = builder.step(pulse(int(prints(1, "A").ts_ns[0]) + 120 * SECOND_NS))
+    assert len(bars) == 20
+    ingest = Ingest(feed=Script(bars), bus=bus, store=ledger, clock=clock, partitions=3)
+    seen: list[str] = []
+    async with running(ingest, cancel=True):
+        await eventually(lambda: ingest.state == "ended")
+        for p in range(3):
+            (part,) = await read(f"bars.vendor:{p}")
+            own = [part.symbols[i] for i in part.symbol]
+            assert {partition_of(symbol, 3) for symbol in own} == {p}
+            seen += own
+            assert not [entry for entry in await read(f"ticks:{p}") if isinstance(entry, Bars)]
+    assert sorted(seen) == sorted(names)
+
+
+async def test_status_of_each_provider_is_at_hand(
+    running: Any, bus: Any, ledger: Any, clock: Any, prints: Any, eventually: Any
+) -> None:
+    plain = Script(prints(1, "A"))
+    assert Ingest(feed=plain, bus=bus, store=ledger, clock=clock).feeds() == []
+    ingest = Ingest(feed=FailoverFeed(plain, None, clock), bus=bus, store=ledger, clock=clock)
+    async with running(ingest, cancel=True):
+        await eventually(lambda: ingest.state == "ended")
+        (status,) = ingest.feeds()
+    assert (status.name, status.role, status.rows) == ("script", "primary", 1)

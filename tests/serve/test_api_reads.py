@@ -12,6 +12,7 @@ import pytest
 
 from tapewatch.adapters.memory import MemoryBus
 from tapewatch.adapters.sql import SqlStore
+from tapewatch.contracts.samples import make_security
 from tapewatch.documents import Alert, rfc3339
 from tapewatch.engine.board import BoardRows
 from tapewatch.engine.columns import MINUTE_NS, Bars
@@ -22,6 +23,9 @@ from tapewatch.serve.board_view import BoardView
 pytestmark = pytest.mark.anyio
 MakeAlert = Callable[..., Alert]
 MakeBoard = Callable[..., BoardRows]
+LISTING = (
+    "name", "exchange", "tape", "type", "is_test", "active", "market_cap", "shares_outstanding", "sector", "round_lot",
+)  # fmt: skip
 
 
 def bars(symbol: str, n: int) -> Bars:
@@ -88,9 +92,37 @@ async def test_symbols_are_listed_by_prefix(api: httpx.AsyncClient, board: Board
     board.show(1, make_board("AA", "TSLA"))
     everything = (await api.get("/api/v1/symbols")).json()
     assert [item["symbol"] for item in everything["items"]] == ["AA", "AAPL", "MSFT", "TSLA"]
-    assert everything["items"][3] == {"symbol": "TSLA", "price": 20, "change_pct_day": None, "volume_day": 2000}
+    glance = {"symbol": "TSLA", "price": 20, "change_pct_day": None, "volume_day": 2000}
+    assert everything["items"][3] == glance | dict.fromkeys(LISTING)
     page = (await api.get("/api/v1/symbols", params={"prefix": "AA", "limit": 1, "offset": 1})).json()
     assert ([item["symbol"] for item in page["items"]], page["total"]) == (["AAPL"], 2)
+
+
+async def test_symbols_carry_what_the_master_knows_and_test_symbols_are_marked(
+    api: httpx.AsyncClient, store: SqlStore, board: BoardView, make_board: MakeBoard
+) -> None:
+    board.show(0, make_board("AAPL", "ZVZZT"))
+    await store.save_securities(
+        [
+            make_security("AAPL", name="Apple Inc.", market_cap=3.5e12, sector=None),
+            make_security("ZVZZT", is_test=True, active=False),
+            make_security("NOTRADE"),
+        ]
+    )
+    apple, test = (await api.get("/api/v1/symbols")).json()["items"]
+    known = {"name": "Apple Inc.", "exchange": "XNAS", "tape": "C", "type": "CS", "market_cap": 3.5e12, "sector": None}
+    assert apple | known | {"is_test": False, "active": True, "round_lot": 100, "price": 10} == apple
+    assert (test["is_test"], test["active"]) == (True, False)
+    detail = (await api.get("/api/v1/symbols/AAPL")).json()
+    assert detail | known | {"listing_as_of": "2025-03-03", "shares_outstanding": 1e15} == detail
+    unlisted = (await api.get("/api/v1/symbols/MSFT")).status_code
+    assert (unlisted, (await api.get("/api/v1/symbols/NOTRADE")).status_code) == (404, 404)
+
+
+async def test_symbol_that_the_master_does_not_list_has_nulls(api: httpx.AsyncClient, store: SqlStore) -> None:
+    await store.save_bars(bars("OLD", 1), reader="test")
+    detail = (await api.get("/api/v1/symbols/OLD")).json()
+    assert {detail[name] for name in (*LISTING, "listing_as_of")} == {None}
 
 
 async def test_symbol_shows_board_and_last_sixty_bars(

@@ -16,8 +16,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tapewatch.adapters.memory import MemoryBus
 from tapewatch.documents import Alert
+from tapewatch.engine.scanner import Withdrawn
 from tapewatch.errors import Unavailable
 from tapewatch.ports import Alerts
+from tapewatch.roles.alerts import note_of
+from tapewatch.serve.api.alerts import parse_instant_ns
 from tapewatch.serve.client import MAX_SUBSCRIPTIONS, AlertLog, Client
 from tapewatch.serve.gateway import Gateway
 from tapewatch.telemetry import ALERT_DELIVERY_LATENCY_SECONDS, ALERTS_DELIVERED_TOTAL, WEBSOCKET_CONNECTIONS
@@ -92,6 +95,22 @@ async def test_alerts_from_before_the_start_are_not_sent(bus: MemoryBus, make_al
     assert json.loads(outgoing.frame)["data"]["alert_id"] == make_alert(2).alert_id
     assert client.take() is None
     running.cancel()
+
+
+async def test_alert_with_a_note_is_a_message_of_its_own_and_no_second_delivery(
+    dial: Dial, bus: MemoryBus, make_alert: MakeAlert
+) -> None:
+    alert = make_alert(1, received_ns=time.time_ns())
+    annotated = make_alert(1, received_ns=alert.received_ns, note="A print before this alert was cancelled.")
+    delivered_before = ALERTS_DELIVERED_TOTAL._value.get()
+    async with dial() as client:
+        await bus.publish("alerts.filtered:0", Alerts((alert,)))
+        await bus.publish("alerts.filtered:0", Alerts((annotated,)))
+        first, second = await hear(client), await hear(client)
+        await settled(client)
+    assert (first["type"], first["data"]["note"]) == ("alert", None)
+    assert second == {"type": "alert_note", "data": {**first["data"], "note": annotated.note}}
+    assert ALERTS_DELIVERED_TOTAL._value.get() == delivered_before + 1
 
 
 async def test_alerts_can_be_muted_and_asked_for_again(dial: Dial, bus: MemoryBus, make_alert: MakeAlert) -> None:
@@ -338,11 +357,13 @@ async def test_client_may_have_200_subscriptions() -> None:
 def test_protocol_page_shows_every_message_as_it_is(make_alert: MakeAlert) -> None:
     examples = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", PROTOCOL_PAGE.read_text(), re.DOTALL)]
     assert {example["type"] for example in examples} == {
-        *("welcome", "alert", "toplist_update", "pong", "error"),
+        *("welcome", "alert", "alert_note", "toplist_update", "pong", "error"),
         *("subscribe_toplist", "unsubscribe_toplist", "subscribe_alerts", "unsubscribe_alerts", "ping"),
     }
-    alert = next(example for example in examples if example["type"] == "alert")
-    assert alert["data"].keys() == make_alert(1).as_json().keys()
+    alert, note = (next(e["data"] for e in examples if e["type"] == kind) for kind in ("alert", "alert_note"))
+    assert alert.keys() == make_alert(1).as_json().keys()
+    withdrawn = Withdrawn("AAPL", parse_instant_ns("2013-10-07T13:30:00.412Z", where="test"), 486.75, 100.0, None)
+    assert note == {**alert, "note": note_of(withdrawn)}
 
 
 async def test_plain_get_of_the_socket_is_404(api: httpx.AsyncClient) -> None:

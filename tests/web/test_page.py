@@ -107,7 +107,9 @@ def test_page_of_a_running_market_moves_within_three_seconds(page: Page, complai
     before = page.evaluate(LISTS_TEXT)
     page.wait_for_function(f"(before) => {LISTS_TEXT} !== before", arg=before, timeout=3_000)
     expect(page.locator("[data-light=socket]")).to_have_text("Connected")
+    expect(page.locator("[data-light=feed]")).to_have_text("Feed synthetic")
     expect(page.locator("[data-light=data]")).to_have_text("Data live")
+    expect(page.locator(".feed p")).to_have_count(0)
     assert complaints == []
 
 

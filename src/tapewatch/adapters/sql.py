@@ -1,4 +1,4 @@
-"""The store in SQL: bars, alerts, rules and readers' positions, durable when a call returns.
+"""The store in SQL: bars, alerts, rules, reference data and readers' positions, durable when a call returns.
 
 Owns connections, transactions and the translation of the database's errors. It never retries (the caller waits and
 does), never caches a row, and creates no table outside `upgrade`.
@@ -14,6 +14,7 @@ import math
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import date
 from functools import partial, wraps
 from operator import itemgetter
 from pathlib import Path
@@ -27,7 +28,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from tapewatch.adapters import migrations
+from tapewatch.adapters import migrations, sql_reference
 from tapewatch.adapters.sql_tables import (
     alert_history,
     bars_1m,
@@ -36,8 +37,9 @@ from tapewatch.adapters.sql_tables import (
     rules,
     ruleset_number,
 )
-from tapewatch.documents import Alert, Rule, parse_document
+from tapewatch.documents import Alert, Rule, Security, Split, parse_document
 from tapewatch.engine.columns import BAR_COLUMNS, Bars
+from tapewatch.engine.daily import DailyBars
 from tapewatch.errors import ConfigError, NotFound, TapewatchError, Unavailable, VersionConflict
 from tapewatch.ports import AlertQuery, Position
 
@@ -155,6 +157,25 @@ class SqlStore:
         return [alert for alert_id, alert in first.items() if alert_id in new]
 
     @_whole
+    async def annotate_alerts(
+        self, symbol: str, *, since_ns: int, note: str, reader: str, position: Position | None = None
+    ) -> list[Alert]:
+        table = alert_history.c
+        fired = (
+            sa.select(alert_history)
+            .where(table.symbol == symbol, *_between(table.fired_at_ns, since_ns, None))
+            .order_by(table.fired_at_ns, table.alert_id)
+        )
+        written = sa.update(alert_history).where(table.alert_id == sa.bindparam("of")).values(note=sa.bindparam("now"))
+        async with self._write() as connection:
+            stored = [_alert(row) for row in (await connection.execute(fired)).mappings()]
+            changed = [now for alert in stored if (now := alert.annotated(note)).note != alert.note]
+            if changed:
+                await connection.execute(written, [{"of": alert.alert_id, "now": alert.note} for alert in changed])
+            await _save_position(connection, reader, position)
+        return changed
+
+    @_whole
     async def alerts(self, query: AlertQuery) -> list[Alert]:
         table = alert_history.c
         newest = sa.select(alert_history).order_by(table.fired_at_ns.desc(), table.alert_id.desc())
@@ -263,6 +284,49 @@ class SqlStore:
             if (await connection.execute(deleted)).first() is None:
                 raise NotFound(f"there is no rule {rule_id}")
             await _raise_ruleset_number(connection)
+
+    @_whole
+    async def save_securities(self, securities: Sequence[Security]) -> None:
+        async with self._write() as connection:
+            await sql_reference.save_securities(connection, securities)
+
+    @_whole
+    async def securities(self) -> list[Security]:
+        async with self._read() as connection:
+            return await sql_reference.read_securities(connection)
+
+    @_whole
+    async def securities_of(self, symbols: Sequence[str]) -> list[Security]:
+        async with self._read() as connection:
+            return await sql_reference.read_securities_of(connection, symbols)
+
+    @_whole
+    async def save_splits(self, splits: Sequence[Split]) -> None:
+        async with self._write() as connection:
+            await sql_reference.save_splits(connection, splits)
+
+    @_whole
+    async def splits(self, *, start: date | None = None) -> list[Split]:
+        async with self._read() as connection:
+            return await sql_reference.read_splits(connection, start)
+
+    @_whole
+    async def save_daily_bars(self, bars: DailyBars) -> None:
+        bars.check()
+        async with self._write() as connection:
+            await sql_reference.save_daily_bars(connection, bars)
+
+    @_whole
+    async def daily_bars(
+        self, symbols: Sequence[str], *, start: date | None = None, end: date | None = None
+    ) -> DailyBars:
+        async with self._read() as connection:
+            return await sql_reference.read_daily_bars(connection, symbols, start, end)
+
+    @_whole
+    async def daily_days(self, *, start: date | None = None) -> list[date]:
+        async with self._read() as connection:
+            return await sql_reference.read_daily_days(connection, start)
 
     async def close(self) -> None:
         """Refuse new calls, let the running ones end, and let go of the file."""
@@ -391,6 +455,7 @@ def _alert_row(alert: Alert) -> dict[str, Any]:
         "values": {name: _json_number(value) for name, value in alert.values.items()},
         "session": alert.session,
         "received_ns": int(alert.received_ns),
+        "note": alert.note,
     }
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     Double,
     ForeignKey,
     Index,
@@ -60,6 +61,7 @@ alert_history = Table(
     Column("values", JSON, nullable=False),
     Column("session", Text, nullable=False),
     Column("received_ns", BigInteger, nullable=False),
+    Column("note", Text, nullable=False, server_default=""),
     PrimaryKeyConstraint("alert_id"),
     # Newest first, by the last seen (fired_at_ns, alert_id): each index walks backwards through exactly its answer.
     Index(None, "fired_at_ns", "alert_id"),
@@ -102,4 +104,47 @@ reader_positions = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("sequence", BigInteger, nullable=False),
     PrimaryKeyConstraint("reader"),
+)
+
+symbols = Table(
+    "symbols",
+    metadata,
+    Column("symbol", Text, nullable=False),
+    Column("name", Text),
+    Column("exchange", Text),
+    Column("tape", Text),
+    Column("type", Text),
+    Column("is_test", Boolean, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("market_cap", Double),
+    Column("shares_outstanding", Double),
+    Column("sector", Text),
+    Column("round_lot", BigInteger),
+    Column("as_of", Date, nullable=False),
+    PrimaryKeyConstraint("symbol"),
+)
+
+splits = Table(
+    "splits",
+    metadata,
+    Column("symbol", Text, nullable=False),
+    Column("ex_date", Date, nullable=False),
+    Column("split_from", Double, nullable=False),
+    Column("split_to", Double, nullable=False),
+    PrimaryKeyConstraint("symbol", "ex_date"),
+)
+
+# As they traded: splits are applied by who reads. `day` counts from 1970-01-01, in New York.
+bars_1d = Table(
+    "bars_1d",
+    metadata,
+    Column("symbol", Text, nullable=False),
+    Column("day", Integer, nullable=False),
+    Column("open", Double, nullable=False),
+    Column("high", Double, nullable=False),
+    Column("low", Double, nullable=False),
+    Column("close", Double, nullable=False),
+    Column("volume", Double, nullable=False),
+    PrimaryKeyConstraint("symbol", "day"),
+    Index(None, "day"),
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from tapewatch import __version__
-from tapewatch.bench import engine, server, tapes
+from tapewatch.bench import decode, engine, server, tapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ FIGURES: dict[str, _Subject] = {
     "replay": _Subject("trades/s", tapes.REPLAY_WHAT, tapes.replays),
     "replay_real_days": _Subject("s", tapes.REAL_WHAT, tapes.real_days),
     "replay_session": _Subject("s", tapes.SESSION_WHAT, tapes.session),
+    "decode_massive": _Subject("trades/s", decode.MASSIVE_WHAT, decode.massive),
+    "decode_alpaca": _Subject("trades/s", decode.ALPACA_WHAT, decode.alpaca),
     "up": _Subject("", server.WHAT, lambda: ()),
 }
 

@@ -8,15 +8,18 @@ import asyncio
 import math
 from collections.abc import Awaitable, Sequence
 from dataclasses import fields, is_dataclass
+from datetime import date
 from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
-from tapewatch.documents import Alert, Condition, Rule
+from tapewatch.documents import Alert, Condition, Rule, Security, Split, day_number
 from tapewatch.engine.board import BoardRows
-from tapewatch.engine.columns import BAR_COLUMNS, MINUTE_NS, SECOND_NS, Bars, Batch, Kind, make_batch, pulse
+from tapewatch.engine.columns import BAR_COLUMNS, MINUTE_NS, SECOND_NS, Bars, Batch, Facts, Kind, make_batch, pulse
+from tapewatch.engine.daily import DailyBars, make_daily_bars
 from tapewatch.engine.rules import Comparison, Ruleset, RuleSpec
+from tapewatch.engine.scanner import Withdrawn
 from tapewatch.ports import Alerts, Entry
 
 T = TypeVar("T")
@@ -118,6 +121,42 @@ def make_rule(rule_id: str, *, version: int = 1, **changes: Any) -> Rule:
     )
 
 
+def make_security(symbol: str, **changes: Any) -> Security:
+    return Security(
+        **{
+            "symbol": symbol,
+            "name": "«'\";-- 100% :x ? 🚀»",
+            "exchange": "XNAS",
+            "tape": "C",
+            "type": "CS",
+            "market_cap": 0.1 + 0.2,
+            "shares_outstanding": 1e15,
+            "sector": "Services: 日本",
+            "round_lot": 100,
+            "as_of": date(2025, 3, 3),
+            **changes,
+        }
+    )
+
+
+def make_split(symbol: str, ex_date: date, split_from: float, split_to: float) -> Split:
+    return Split(symbol=symbol, ex_date=ex_date, split_from=split_from, split_to=split_to)
+
+
+def daily_bars_of(rows: Sequence[tuple[str, date]], *, close: float = 10.0) -> DailyBars:
+    """Bars of (symbol, day), all with the same numbers."""
+    n = len(rows)
+    return make_daily_bars(
+        [symbol for symbol, _ in rows],
+        [day_number(day) for _, day in rows],
+        open=np.full(n, 9.5),
+        high=np.full(n, close + 1),
+        low=np.full(n, 0.1 + 0.2),
+        close=np.full(n, close),
+        volume=np.full(n, 1_234.5),
+    )
+
+
 def numbered(number: int) -> Batch:
     """An entry that says which one it is."""
     return pulse(number)
@@ -155,6 +194,12 @@ def every_kind_of_entry() -> list[Entry]:
         trades,
         pulse(INT64_MIN),
         make_batch(),
+        Facts(
+            day_start_ns=INT64_MAX,
+            symbols=texts[:2],
+            names=("close_prev_day",),
+            values=np.array([[np.nan, -0.0]]),
+        ),
         Ruleset(number=INT64_MAX, rules=(rule,)),
         Ruleset(number=0, rules=()),
         make_bars([(text, NOON_NS + index * MINUTE_NS) for index, text in enumerate(texts)], vwap=np.nan),
@@ -166,7 +211,9 @@ def every_kind_of_entry() -> list[Entry]:
             metrics=("price", "volume_day"),
             values=np.array([[1.0, np.nan, -0.0], [np.inf, 1e300, 3.0]]),
         ),
-        Alerts((alert, make_alert(2))),
+        Alerts((alert, make_alert(2, note=f"{texts[3]}\n{texts[-1]}"))),
+        Withdrawn(symbol=texts[4], ts_ns=INT64_MIN, price=5e-324, size=np.inf, corrected=None),
+        Withdrawn(symbol="A", ts_ns=INT64_MAX, price=-0.0, size=0.1 + 0.2, corrected=(np.nan, 0.0)),
     ]
 
 

@@ -3,7 +3,11 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from datetime import date, timedelta
 
+import msgspec
+import numpy as np
 import pytest
 
 from tapewatch.contracts.samples import (
@@ -12,14 +16,17 @@ from tapewatch.contracts.samples import (
     INT64_MIN,
     NOON_NS,
     bar_rows,
+    daily_bars_of,
     make_alert,
     make_bars,
     make_rule,
+    make_security,
+    make_split,
     same,
 )
-from tapewatch.documents import Alert, Rule
+from tapewatch.documents import MAX_NOTE, Alert, Rule, Security, day_number
 from tapewatch.engine.columns import MINUTE_NS, Bars
-from tapewatch.errors import NotFound, VersionConflict
+from tapewatch.errors import Invalid, NotFound, VersionConflict
 from tapewatch.ports import AlertQuery, Position, Store
 
 OpenStore = Callable[[], Awaitable[Store]]
@@ -33,6 +40,10 @@ async def walk(store: Store, query: AlertQuery) -> list[Alert]:
         seen += page
         query = query._replace(before=(page[-1].fired_at_ns, page[-1].alert_id))
     return seen
+
+
+def replace_note(alert: Alert, note: str) -> Alert:
+    return msgspec.structs.replace(alert, note=note)
 
 
 @pytest.mark.anyio
@@ -169,6 +180,7 @@ class StoreContract:
                 values={"price": math.nan, "rsi_14_1m": 0.1 + 0.2, "x": math.inf, text: -math.inf, "a": 5e-324},
                 fired_at_ns=(INT64_MIN, INT64_MAX)[number % 2],
                 received_ns=(INT64_MIN, INT64_MAX)[number % 2],
+                note=text,
             )
             for number, text in enumerate(HOSTILE_TEXTS)
         ]
@@ -240,6 +252,50 @@ class StoreContract:
             assert await walk(store, AlertQuery(limit=limit, symbol="A")) == newest_first[::2]
             assert await walk(store, AlertQuery(limit=limit, rule_id="r1")) == newest_first[::3]
 
+    async def annotate(self, store: Store, symbol: str, since_ns: int, note: str) -> list[Alert]:
+        return await store.annotate_alerts(symbol, since_ns=since_ns, note=note, reader="alerts:0")
+
+    async def test_note_goes_to_the_alerts_of_the_symbol_since_then_oldest_first(self, store: Store) -> None:
+        alerts = [make_alert(n, symbol="AB"[n % 2], price=math.nan, values={"x": math.inf}) for n in range(6)]
+        await store.save_alerts(alerts[::-1], reader="alerts:0")
+        note = HOSTILE_TEXTS[3]
+        expected = [replace_note(alerts[n], note) for n in (2, 4)]
+        assert same(await self.annotate(store, "A", alerts[2].fired_at_ns, note), expected)
+        stored = await store.alerts(AlertQuery())
+        assert same(stored[::-1], [expected[n // 2 - 1] if n in {2, 4} else alerts[n] for n in range(6)])
+        assert await self.annotate(store, "NOPE", 0, note) == []
+        assert await self.annotate(store, "A", 10**30, note) == []
+
+    async def test_second_note_is_a_new_line_and_the_same_one_again_changes_nothing(self, store: Store) -> None:
+        one, two = make_alert(1), make_alert(2)
+        await store.save_alerts([one, two], reader="alerts:0")
+        await self.annotate(store, "AAPL", two.fired_at_ns, "first")
+        both = [replace_note(one, "second"), replace_note(two, "first\nsecond")]
+        assert await self.annotate(store, "AAPL", 0, "second") == both
+        assert await self.annotate(store, "AAPL", 0, "second") == []
+        assert await self.annotate(store, "AAPL", 0, "first") == [replace_note(one, "second\nfirst")]
+
+    async def test_note_is_bounded_and_says_that_there_is_more(self, store: Store) -> None:
+        await store.save_alerts([make_alert(1)], reader="alerts:0")
+        lines = [f"{number:0299}" for number in range(4)]
+        changes = [await self.annotate(store, "AAPL", 0, line) for line in lines]
+        assert [len(changed[0].note) for changed in changes] == [299, 599, 899, MAX_NOTE]
+        assert changes[-1][0].note == "\n".join(lines)[: MAX_NOTE - 1] + "…"
+        assert await self.annotate(store, "AAPL", 0, "no room") == []
+        assert await self.annotate(store, "AAPL", 0, lines[-1]) == []
+
+    async def test_alert_that_is_saved_again_keeps_its_note(self, store: Store) -> None:
+        await store.save_alerts([make_alert(1)], reader="alerts:0")
+        await self.annotate(store, "AAPL", 0, "cancelled")
+        assert await store.save_alerts([make_alert(1)], reader="alerts:0") == []
+        assert (await store.alert(make_alert(1).alert_id)).note == "cancelled"
+
+    async def test_notes_given_at_once_are_all_there(self, store: Store) -> None:
+        await store.save_alerts([make_alert(1)], reader="alerts:0")
+        await asyncio.gather(*(self.annotate(store, "AAPL", 0, f"note {n}") for n in range(20)))
+        note = (await store.alert(make_alert(1).alert_id)).note
+        assert sorted(note.split("\n")) == sorted(f"note {n}" for n in range(20))
+
     # Positions
 
     async def test_position_of_an_unknown_reader_is_none(self, store: Store) -> None:
@@ -268,6 +324,11 @@ class StoreContract:
         await store.save_alerts([make_alert(1)], reader="alerts:0", position=Position(1, 7))
         assert await store.save_alerts([make_alert(1)], reader="alerts:0", position=Position(1, 8)) == []
         assert await store.position("alerts:0") == Position(1, 8)
+        for sequence, changed in ((9, 1), (10, 0)):
+            position = Position(1, sequence)
+            annotated = await store.annotate_alerts("AAPL", since_ns=0, note="n", reader="alerts:0", position=position)
+            assert len(annotated) == changed
+            assert await store.position("alerts:0") == position
 
     async def test_reader_of_position_and_effect_never_sees_one_without_the_other(self, store: Store) -> None:
         async def save_all() -> None:
@@ -391,6 +452,114 @@ class StoreContract:
             with pytest.raises(VersionConflict):
                 await store.save_rule(make_rule("a", version=version))
         assert (await store.rules())[1] == []
+
+    # Reference data
+
+    async def test_security_arrives_as_it_was(self, store: Store) -> None:
+        full = make_security("BRK.B")
+        bare = Security(symbol="Zp$+=^_:-.", as_of=date(1990, 1, 1), is_test=True, active=False)
+        await store.save_securities([bare, full])
+        assert await store.securities() == [full, bare]
+
+    async def test_securities_are_replaced_by_symbol(self, store: Store) -> None:
+        await store.save_securities([make_security(f"S{n:04}") for n in range(3_000)])
+        for _ in range(2):
+            await store.save_securities([make_security("S0007", market_cap=None, active=False), make_security("X")])
+        stored = await store.securities()
+        assert [security.symbol for security in stored] == [*(f"S{n:04}" for n in range(3_000)), "X"]
+        assert [s.symbol for s in stored if not s.active] == ["S0007"]
+        assert [s.symbol for s in stored if s.market_cap is None] == ["S0007"]
+        await store.save_securities([])
+        assert await store.securities() == stored
+
+    async def test_securities_asked_for_are_those_that_are_listed(self, store: Store) -> None:
+        names = [f"S{n:04}" for n in range(1_500)]
+        await store.save_securities([make_security(name) for name in [*names, "T"]])
+        found = await store.securities_of([*reversed(names), "NOPE", "S0001"])
+        assert found == [make_security(name) for name in names]
+        assert await store.securities_of([]) == []
+
+    async def test_splits_are_by_date_and_replaced_by_symbol_and_date(self, store: Store) -> None:
+        early, late = date(2024, 6, 10), date(2024, 7, 12)
+        wrong = make_split("A", late, 1, 2)
+        given = [make_split("B", early, 1, 10), make_split("A", late, 1.5, 0.1 + 0.2), make_split("A", early, 20, 1)]
+        await store.save_splits([wrong])
+        for _ in range(2):
+            await store.save_splits(given)
+        assert await store.splits() == [given[2], given[0], given[1]]
+        assert await store.splits(start=late) == [given[1]]
+        assert await store.splits(start=late + timedelta(1)) == []
+
+    async def test_daily_bars_arrive_as_they_were(self, store: Store) -> None:
+        monday, tuesday = date(2025, 3, 3), date(2025, 3, 4)
+        bars = daily_bars_of([("B", monday), ("A", tuesday), ("A", monday), ("C", monday)])
+        await store.save_daily_bars(bars)
+        stored = await store.daily_bars(["B", "NOPE", "A"])
+        assert stored.symbols == ("B", "NOPE", "A")
+        assert [stored.symbols[i] for i in stored.symbol] == ["A", "A", "B"]
+        assert stored.day.tolist() == [day_number(day) for day in (monday, tuesday, monday)]
+        assert same(
+            replace(stored, symbols=bars.symbols, symbol=bars.symbol[[2, 1, 0]]), bars.take(np.array([2, 1, 0]))
+        )
+        assert len(await store.daily_bars([])) == 0
+
+    async def test_daily_bars_are_of_the_days_asked_for(self, store: Store) -> None:
+        days = [date(2025, 3, 3) + timedelta(n) for n in range(5)]
+        await store.save_daily_bars(daily_bars_of([("A", day) for day in days] + [("B", days[0]), ("B", days[3])]))
+
+        async def found(**wanted: date) -> list[int]:
+            bars = await store.daily_bars(["A"], **wanted)
+            return [day - day_number(days[0]) for day in bars.day.tolist()]
+
+        assert await found() == [0, 1, 2, 3, 4]
+        assert await found(start=days[1], end=days[3]) == [1, 2, 3]
+        assert await found(start=days[4]) == [4]
+        assert await found(end=days[0] - timedelta(1)) == []
+
+    async def test_daily_bar_is_replaced_by_symbol_and_day(self, store: Store) -> None:
+        monday = date(2025, 3, 3)
+        await store.save_daily_bars(daily_bars_of([("A", monday), ("B", monday)]))
+        for _ in range(2):
+            await store.save_daily_bars(daily_bars_of([("A", monday)], close=12.0))
+        assert (await store.daily_bars(["A", "B"])).close.tolist() == [12.0, 10.0]
+
+    async def test_daily_bars_of_many_symbols_all_arrive(self, store: Store) -> None:
+        names = [f"S{n:04}" for n in range(2_500)]
+        await store.save_daily_bars(daily_bars_of([(name, date(2025, 3, 3)) for name in names]))
+        stored = await store.daily_bars(names)
+        assert stored.symbol.tolist() == list(range(2_500))
+
+    async def test_days_with_daily_bars_are_told_once_each(self, store: Store) -> None:
+        assert await store.daily_days() == []
+        days = [date(2025, 3, 3), date(2025, 3, 4), date(2025, 3, 7)]
+        await store.save_daily_bars(daily_bars_of([(name, day) for day in reversed(days) for name in "AB"]))
+        assert await store.daily_days() == days
+        assert await store.daily_days(start=days[1]) == days[1:]
+        assert await store.daily_days(start=date(2025, 3, 8)) == []
+
+    @pytest.mark.parametrize(
+        ("column", "value"),
+        [
+            ("open", math.nan),
+            ("high", math.inf),
+            ("low", -1.0),
+            ("close", 0.0),
+            ("volume", math.nan),
+            ("volume", -5.0),
+            ("high", 0.2),
+            ("day", 0),
+            ("day", 10**6),
+        ],
+    )
+    async def test_row_that_cannot_be_a_daily_bar_is_named_and_nothing_is_saved(
+        self, store: Store, column: str, value: float
+    ) -> None:
+        bars = daily_bars_of([("A", date(2025, 3, 3)), ("B", date(2025, 3, 3)), ("C", date(2025, 3, 3))])
+        values = getattr(bars, column).copy()
+        values[1] = value
+        with pytest.raises(Invalid, match=rf"row 1, column {column}.* of B "):
+            await store.save_daily_bars(replace(bars, **{column: values}))
+        assert await store.daily_days() == []
 
     # All at once
 

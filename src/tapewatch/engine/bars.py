@@ -1,5 +1,8 @@
 """One-minute bars from the tape: live, closed, revised.
 
+A cancel or a correction makes the candle of its minute again from the trades that are kept; what is no longer kept, or
+older than the reach of revisions, stands. A gap on the tape marks the minutes that it touches.
+
 Two minutes are open at once. Minute M closes when the watermark passes its end by `lateness_ns`; a print that comes
 later revises the closed bar as long as it is not older than `REACH_MINUTES`. Time comes from the tape's marks only.
 
@@ -7,21 +10,29 @@ The ring holds the last minutes of all symbols; a late print is booked in the sa
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tapewatch.engine.calendar import SessionAt, TradingDays
 from tapewatch.engine.candles import Candles, Prints
-from tapewatch.engine.columns import F64, I64, MINUTE_NS, SECOND_NS, U8, Bars, Batch, Bool, Kind, concat_bars
-from tapewatch.engine.conditions import TAPE_CLASS, TAPES, Effect, EffectTable, Profile
+from tapewatch.engine.columns import F64, I64, MINUTE_NS, SECOND_NS, U8, U16, Bars, Batch, Bool, Gap, Kind, concat_bars
+from tapewatch.engine.conditions import ASKS, TAPE_CLASS, TAPES, Effect, EffectTable, Profile
+from tapewatch.engine.kept import KeptTrades, Print
+from tapewatch.engine.lasts import Lasts
+from tapewatch.engine.official import OfficialPrices
 from tapewatch.engine.symbols import Index, SymbolTable
 
 REACH_MINUTES = 30
 NEVER_NS = 2**62
 LATENESS_NS = 2 * SECOND_NS
+KEPT_TRADES = 1 << 19
+"""Trades that can still be withdrawn, unless the caller says otherwise: 20 MB."""
+_GAPS = 1_000
 _ANY = int(Effect.OPEN | Effect.HIGH_LOW | Effect.LAST | Effect.VOLUME)
-_SPECIAL = int(Effect.OFFICIAL_OPEN | Effect.OFFICIAL_CLOSE | Effect.UNKNOWN)
+_NAMES = int(Effect.NAMES_OPEN | Effect.NAMES_CLOSE)
+_SPECIAL = int(Effect.OFFICIAL_OPEN | Effect.OFFICIAL_CLOSE | Effect.UNKNOWN) | _NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +47,13 @@ class Rows:
     """tape class * conditions + condition."""
     codes: int
     """TAPES * conditions: what a phase is multiplied with."""
-    table: U8
+    table: U16
     ts_ns: I64
     price: F64
     size: F64
+    tape: U8
+    exchange: U8
+    trade_id: I64
 
     def pick(self, index: Index | slice) -> "Rows":
         """Some of the rows."""
@@ -54,6 +68,9 @@ class Rows:
             ts_ns=self.ts_ns[index],
             price=self.price[index],
             size=self.size[index],
+            tape=self.tape[index],
+            exchange=self.exchange[index],
+            trade_id=self.trade_id[index],
         )
 
 
@@ -63,10 +80,23 @@ class Run:
 
     symbol: Index
     minute: I64
-    effect: U8
+    effect: U16
     prints: Prints
     revised: dict[int, Index]
     """Closed minute -> symbols whose bar changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Amendment:
+    """A print that was cancelled or corrected; the candle of its minute has been made again."""
+
+    minute: int
+    was: Print
+    now: Print | None
+    """None: it never happened."""
+    revised: dict[int, Index]
+    """Its minute and symbol, if the minute has closed."""
+    had_bar: bool
 
 
 class BarBuilder:
@@ -79,6 +109,7 @@ class BarBuilder:
         profile: Profile,
         lateness_ns: int = LATENESS_NS,
         minutes: int = 32,
+        kept_trades: int = KEPT_TRADES,
     ) -> None:
         if not 0 <= lateness_ns < MINUTE_NS:
             raise ValueError("lateness must be at least zero and less than a minute")
@@ -96,7 +127,12 @@ class BarBuilder:
         """The older of the two open minutes."""
         self.next_close_ns: int = NEVER_NS
         """Event time at which it closes."""
+        self.official = OfficialPrices(days=days, profile=profile, capacity=self.symbols.capacity)
+        self.kept = KeptTrades(kept_trades)
+        self.gaps: dict[int, int] = {}
+        """Start -> end, event time, of the stretches in which trades may be missing; the newest thousand."""
         self._table = EffectTable(profile)
+        self._lasts = Lasts(days=days, profile=profile, capacity=self.symbols.capacity) if profile.asks else None
         self._mask = minutes - 1
         self._revision = np.full((minutes, self.symbols.capacity), 0)
         self._phase = np.full(minutes, 0, np.intp)
@@ -129,14 +165,19 @@ class BarBuilder:
 
     def skip_empty(self, watermark_ns: int) -> None:
         """Jump over minutes without a print, which close without bars; a night costs no more than a minute."""
-        target = (watermark_ns - self.lateness_ns) // MINUTE_NS
-        if self.newest_minute >= self.open_minute or target <= self.open_minute:
+        target = self.skips_to(watermark_ns)
+        if target is None:
             return
         opened = self.open_minute + 2
         self.open_minute = target
         for minute in range(max(opened, target + 2 - self.candles.rows), target + 2):
             self._open(minute)
         self.next_close_ns = (target + 1) * MINUTE_NS + self.lateness_ns
+
+    def skips_to(self, watermark_ns: int) -> int | None:
+        """The open minute after `skip_empty`; None if there is nothing to skip."""
+        target = (watermark_ns - self.lateness_ns) // MINUTE_NS
+        return None if self.newest_minute >= self.open_minute or target <= self.open_minute else target
 
     def session_of(self, minute: int) -> SessionAt:
         ts_ns = minute * MINUTE_NS
@@ -158,8 +199,7 @@ class BarBuilder:
     def rows(self, batch: Batch) -> Rows:
         """Translate a batch; arrays grow here when it brings new symbols."""
         translation = self.symbols.translate(batch.symbols)
-        if self.symbols.capacity > self.candles.capacity:
-            self._resize(self.symbols.capacity)
+        self.make_room()
         conditions = len(batch.conditions)
         code = TAPE_CLASS[batch.tape]
         code *= conditions
@@ -174,7 +214,23 @@ class BarBuilder:
             ts_ns=batch.ts_ns,
             price=batch.price,
             size=batch.size,
+            tape=batch.tape,
+            exchange=batch.exchange,
+            trade_id=batch.trade_id,
         )
+
+    def book(self, rows: Rows, start: int, stop: int) -> Iterator[Run | Amendment]:
+        """Book these rows in the order of arrival: runs of trades, and between them what was withdrawn or corrected."""
+        if not rows.plain:
+            kind = rows.kind[start:stop]
+            for at in (np.flatnonzero((kind == Kind.CANCEL) | (kind == Kind.CORRECTION)) + start).tolist():
+                run = self.add(rows, start, at) if start < at else None
+                amendment = self._amend(rows, at)
+                yield from (change for change in (run, amendment) if change is not None)
+                start = at + 1
+        run = self.add(rows, start, stop) if start < stop else None
+        if run is not None:
+            yield run
 
     def add(self, rows: Rows, start: int, stop: int) -> Run | None:
         """Book the trades among these rows; None if none of them has any effect."""
@@ -196,9 +252,13 @@ class BarBuilder:
         effect = rows.table[self._phase[minute & self._mask] * rows.codes + rows.code]
         if (effect & _SPECIAL).any() or not rows.size.all():
             effect, rows, minute = self._special(effect, rows, minute)
+        if self._lasts is not None:
+            effect = self._lasts.settle(
+                effect, symbol=rows.symbol, ts_ns=rows.ts_ns, minute=minute, exchange=rows.exchange, tape=rows.tape
+            )
         return self._book(rows, minute, effect)
 
-    def _book(self, rows: Rows, minute: I64, effect: U8) -> Run | None:
+    def _book(self, rows: Rows, minute: I64, effect: U16) -> Run | None:
         counted = int(np.count_nonzero(effect & _ANY))
         self.tally["trades"] += len(effect)
         if counted < len(effect):
@@ -208,6 +268,7 @@ class BarBuilder:
             keep = np.flatnonzero(effect & _ANY)
             rows, minute, effect = rows.pick(keep), minute[keep], effect[keep]
         symbol, ts_ns = rows.symbol, rows.ts_ns
+        self.kept.add(symbol, ts_ns, rows.price, rows.size, effect, rows.exchange, rows.trade_id)
         ordered = bool(ts_ns[0] >= self._newest_ns and np.all(ts_ns[1:] >= ts_ns[:-1]))
         self._newest_ns = max(self._newest_ns, int(ts_ns[-1] if ordered else ts_ns.max()))
         prints = Prints.of(ts_ns=ts_ns, price=rows.price, size=rows.size, effect=effect, ordered=ordered)
@@ -226,7 +287,76 @@ class BarBuilder:
             self._book_official_opens(flat, effect, prints)
         return Run(symbol=symbol, minute=minute, effect=effect, prints=prints, revised=revised)
 
-    def _book_official_opens(self, flat: Index, effect: U8, prints: Prints) -> None:
+    def _amend(self, rows: Rows, at: int) -> Amendment | None:
+        """None where nothing can be done, which is counted."""
+        symbol, cancelled = int(rows.symbol[at]), rows.kind[at] == Kind.CANCEL
+        self.tally["cancels" if cancelled else "corrections"] += 1
+        place = self.kept.find(symbol, int(rows.exchange[at]), int(rows.trade_id[at]))
+        if place is None:
+            self.tally["amendments_unknown"] += 1
+            return None
+        was = self.kept.at(place)
+        minute = was.ts_ns // MINUTE_NS
+        row = self.row(minute)
+        counted = self.kept.effect[self.kept.minute(symbol, minute)] & Effect.VOLUME
+        if minute < self.open_minute - REACH_MINUTES or np.count_nonzero(counted) != self.candles.count[row, symbol]:
+            self.tally["amendments_too_late"] += 1
+            return None
+        now = None if cancelled else self._corrected(rows, at, was)
+        if not cancelled and now is None:
+            self.tally["amendments_refused"] += 1
+            return None
+        if now is None:
+            self.kept.withdraw(place)
+        else:
+            self.kept.amend(place, price=now.price, size=now.size, effect=now.effect)
+        had_bar = symbol in self.candles.complete(row, len(self.symbols))
+        self._make_again(symbol, minute)
+        revised: dict[int, Index] = {}
+        if minute < self.open_minute:
+            self._revision[row, symbol] += 1
+            revised[minute] = np.array([symbol], np.intp)
+        return Amendment(minute=minute, was=was, now=now, revised=revised, had_bar=had_bar)
+
+    def _corrected(self, rows: Rows, at: int, was: Print) -> Print | None:
+        """What a trade should have been; None if it cannot have been that."""
+        price, size = float(rows.price[at]), float(rows.size[at])
+        if not (0 < price < np.inf and 0 < size < np.inf):
+            return None
+        phase = self._phase[self.row(was.ts_ns // MINUTE_NS)]
+        effect = int(rows.table[phase * rows.codes + rows.code[at]])
+        if effect & ASKS:  # what depended on the trades before has been decided
+            effect &= ~int(Effect.OPEN | Effect.LAST) | was.effect
+        return was._replace(price=price, size=size, effect=effect)
+
+    def _make_again(self, symbol: int, minute: int) -> None:
+        row, kept = self.row(minute), self.kept
+        self.candles.reset(row, symbol)
+        there = kept.minute(symbol, minute)
+        if not len(there):
+            return
+        effect = kept.effect[there]
+        prints = Prints.of(
+            ts_ns=kept.ts_ns[there], price=kept.price[there], size=kept.size[there], effect=effect, ordered=False
+        )
+        flat = np.full(len(there), row * self.candles.capacity + symbol)
+        self.candles.add(flat, prints)
+        if (effect & Effect.OFFICIAL_OPEN).any():
+            self._book_official_opens(flat, effect, prints)
+
+    def gap(self, gap: Gap) -> None:
+        """Trades may be missing; see `Gap` for what takes whose place."""
+        self.gaps[gap.start_ns] = gap.end_ns
+        if gap.end_ns <= gap.start_ns:
+            del self.gaps[gap.start_ns]
+        while len(self.gaps) > _GAPS:
+            del self.gaps[min(self.gaps)]
+
+    def gapped(self, start_ns: int, end_ns: int) -> bool:
+        """Whether trades with times in [start_ns, end_ns) may be missing."""
+        return any(start < end_ns and end > start_ns for start, end in self.gaps.items())
+
+    def _book_official_opens(self, flat: Index, effect: U16, prints: Prints) -> None:
         """The official open stands before everything else of its minute."""
         rows = np.flatnonzero(effect & Effect.OFFICIAL_OPEN)
         self.candles.open.reshape(-1)[flat[rows]] = prints.price[rows]
@@ -247,10 +377,14 @@ class BarBuilder:
         self.tally["future"] += int(np.count_nonzero(too_early))
         return np.flatnonzero(~(too_late | too_early))
 
-    def _special(self, effect: U8, rows: Rows, minute: I64) -> tuple[U8, Rows, I64]:
+    def _special(self, effect: U16, rows: Rows, minute: I64) -> tuple[U16, Rows, I64]:
         self.tally["unknown_condition"] += int(np.count_nonzero(effect & Effect.UNKNOWN))
         # A print that should count in the volume but has none is an administrative record.
-        effect = np.where((rows.size == 0) & (effect & Effect.VOLUME != 0), 0, effect).astype(np.uint8)
+        effect = np.where((rows.size == 0) & (effect & Effect.VOLUME != 0), 0, effect).astype(np.uint16)
+        if (effect & _NAMES).any():
+            self.official.book(
+                effect, symbol=rows.symbol, minute=minute, price=rows.price, exchange=rows.exchange, tape=rows.tape
+            )
         closing = np.flatnonzero(effect & Effect.OFFICIAL_CLOSE)
         if len(closing):
             ts_ns = rows.ts_ns.copy()
@@ -287,13 +421,18 @@ class BarBuilder:
             revision=self._revision[row, symbols],
         )
 
-    def revised_bars(self, run: Run) -> list[Bars]:
-        """The revised bars of a run; one that still lacks a price is none."""
+    def revised_bars(self, run: Run | Amendment) -> list[Bars]:
+        """The revised bars of a run; one that still lacks a price is none. A bar that is no longer one comes with NaN
+        prices.
+        """
         parts = []
         for minute, symbols in run.revised.items():
             complete = np.intersect1d(symbols, self.candles.complete(minute & self._mask, len(self.symbols)))
             if len(complete):
                 parts.append(self.bars_of(minute, complete))
+            elif isinstance(run, Amendment) and run.had_bar:
+                none = np.full(len(symbols), np.nan)
+                parts.append(replace(self.bars_of(minute, symbols), open=none, high=none, low=none, close=none))
         return parts
 
     def step(self, batch: Batch) -> Bars:
@@ -317,13 +456,19 @@ class BarBuilder:
         return concat_bars([part for part in parts if len(part)] or [empty_bars()])
 
     def _add(self, rows: Rows, start: int, stop: int, parts: list[Bars]) -> int:
-        run = self.add(rows, start, stop) if stop > start else None
-        if run is not None:
+        for run in self.book(rows, start, stop) if stop > start else ():
             parts += self.revised_bars(run)
         return max(start, stop)
 
-    def _resize(self, capacity: int) -> None:
+    def make_room(self) -> None:
+        """Arrays grow to what the symbol table wants."""
+        capacity = self.symbols.capacity
+        if capacity == self.candles.capacity:
+            return
         self.candles.resize(capacity)
+        self.official.resize(capacity)
+        if self._lasts is not None:
+            self._lasts.resize(capacity)
         revision = np.full((len(self._revision), capacity), 0)
         revision[:, : self._revision.shape[1]] = self._revision
         self._revision = revision

@@ -12,10 +12,13 @@ import numpy as np
 from tapewatch.engine.bars import BarBuilder
 from tapewatch.engine.calendar import SESSION_NAMES, Session, SessionAt
 from tapewatch.engine.candles import Candles
-from tapewatch.engine.columns import F64, MINUTE_NS, Bool
+from tapewatch.engine.columns import F64, MINUTE_NS, OPEN_END_NS, Bool
+from tapewatch.engine.daily import DAILY_FACTS
 from tapewatch.engine.history import PriceHistory
 from tapewatch.engine.indicators import RECURSIVE, Recursive
 from tapewatch.engine.metrics import CATALOGUE, WINDOW_MINUTES
+from tapewatch.engine.official import CLOSE, OPEN
+from tapewatch.engine.splits import suspect_split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,8 @@ class BoardRows:
     metrics: tuple[str, ...]
     values: F64
     """Shape (len(metrics), len(symbols)); NaN is unknown."""
+    covered: bool = True
+    """Trades arrive. While they do not, the values are those of before, and no rule is asked."""
 
 
 def merge_boards(boards: Sequence[BoardRows]) -> BoardRows:
@@ -54,6 +59,8 @@ class SymbolState:
     price_ts: np.ndarray[tuple[int], np.dtype[np.int64]]
     close_prev: F64
     halted: F64
+    facts: F64
+    """Shape (len(DAILY_FACTS), capacity): what the reference data say of the running day; NaN is unknown."""
     seen: Bool
     """A row of the symbol has arrived; the others are only names in a feed's dictionary."""
     closed_sums: dict[tuple[str, int, int], F64] = field(default_factory=dict)
@@ -68,7 +75,8 @@ class Board:
         self._state = state
         self._now_ns = 0
         self._session = SessionAt(Session.CLOSED, 0, 0, 0)
-        self._day_minute = 0
+        self._day_start_ns = self._day_minute = 0
+        self._covered = True
         self._memo: dict[str, F64] = {}
         self.names: tuple[str, ...] = ()
         self.row_of: dict[str, int] = {}
@@ -82,11 +90,16 @@ class Board:
         self.values = np.full((len(self.names), self._bars.symbols.capacity), np.nan)
 
     def refresh(self, now_ns: int, *, day_start_ns: int) -> F64:
-        """Compute all wanted rows at `now_ns`, which every booked print precedes; shape (names, symbols)."""
+        """Compute all wanted rows at `now_ns`, which every booked print precedes; shape (names, symbols). While no
+        trades arrive, all is unknown.
+        """
         if self.values.shape[1] < self._bars.symbols.capacity:
             self.values = np.full((len(self.names), self._bars.symbols.capacity), np.nan)
         self._at(now_ns, day_start_ns)
         count = len(self._bars.symbols)
+        if not self._covered:
+            self.values[:, :count] = np.nan
+            return self.values[:, :count]
         with np.errstate(invalid="ignore", divide="ignore"):
             for row, name in enumerate(self.names):
                 self.values[row, :count] = self._metric(name)[:count]
@@ -112,6 +125,7 @@ class Board:
             symbols=symbols,
             metrics=names,
             values=values,
+            covered=self._covered,
         )
 
     # -- one metric at a time, each computed once a refresh ------------------------------------------------------------
@@ -120,7 +134,8 @@ class Board:
         self._now_ns = now_ns
         self._minute = (now_ns - 1) // MINUTE_NS
         self._session = self._bars.session_of(self._minute)
-        self._day_minute = day_start_ns // MINUTE_NS
+        self._day_start_ns, self._day_minute = day_start_ns, day_start_ns // MINUTE_NS
+        self._covered = OPEN_END_NS not in self._bars.gaps.values()
         self._memo.clear()
 
     def _metric(self, name: str) -> F64:
@@ -133,6 +148,8 @@ class Board:
 
     def _windowed(self, stem: str, window: str) -> F64:
         minutes = WINDOW_MINUTES[window]
+        if self._gapped(stem, minutes):
+            return np.full(self._bars.symbols.capacity, np.nan)
         if stem == "change_pct":
             return _pct(self._metric("price"), self._state.history.ago(self._now_ns, minutes))
         if stem == "volume":
@@ -148,6 +165,14 @@ class Board:
         if stem == "volume_avg":
             return self._sum("volume", self._minute - minutes, self._minute - 1) / minutes
         return _ratio(self._last_60_seconds(), self._metric(f"volume_avg_{window}"))
+
+    def _gapped(self, stem: str, minutes: int) -> bool:
+        """Whether trades may be missing where a windowed metric looks."""
+        if stem == "change_pct":
+            ago_ns = self._now_ns - minutes * MINUTE_NS
+            return self._bars.gapped(ago_ns, ago_ns + 1)
+        first = self._minute - minutes + (1 if stem in {"volume", "vwap"} else 0)
+        return self._bars.gapped(first * MINUTE_NS, self._now_ns)
 
     def _last_60_seconds(self) -> F64:
         """Volume of the live minute, and of the one before for the share of it that lies within 60 seconds."""
@@ -188,6 +213,13 @@ class Board:
         sums: F64 = getattr(self._state.sessions, column)[row]
         return sums
 
+    def _suspect_split(self) -> Bool:
+        first = self._session_price("open", Session.PRE)
+        return suspect_split(np.where(np.isnan(first), self._metric("open_day"), first), self._metric("close_prev_day"))
+
+    def _close_prev_unless_suspect(self) -> F64:
+        return np.where(self._metric("suspect_split") == 1.0, np.nan, self._metric("close_prev_day"))
+
     def _day(self, column: str) -> F64:
         rows = getattr(self._state.sessions, column)[Session.PRE :]
         if column == "high":
@@ -212,12 +244,20 @@ def _recursive(name: str) -> Callable[[Board], F64]:
     return lambda board: board._state.recursive.values(name, slice(None))
 
 
+def _fact(row: int) -> Callable[[Board], F64]:
+    return lambda board: board._state.facts[row]
+
+
 _FORMULAS: dict[str, Callable[[Board], F64]] = {
     **{name: _recursive(name) for name in RECURSIVE},
     "price": lambda b: b._state.price,
     "halted": lambda b: b._state.halted,
+    **{name: _fact(row) for row, name in enumerate(DAILY_FACTS) if name != "close_prev_day"},
     "close_prev_day": lambda b: b._state.close_prev,
+    "suspect_split": lambda b: b._suspect_split().astype(np.float64),
     "open_day": lambda b: b._session_price("open", Session.REGULAR),
+    "open_official_day": lambda b: b._bars.official.of_day(OPEN, b._day_start_ns),
+    "close_official_day": lambda b: b._bars.official.of_day(CLOSE, b._day_start_ns),
     "high_day": lambda b: b._day("high"),
     "low_day": lambda b: b._day("low"),
     "volume_day": lambda b: b._day("volume"),
@@ -227,8 +267,8 @@ _FORMULAS: dict[str, Callable[[Board], F64]] = {
     "high_premarket": lambda b: b._session_price("high", Session.PRE),
     "low_premarket": lambda b: b._session_price("low", Session.PRE),
     "volume_premarket": lambda b: b._state.sessions.volume[Session.PRE],
-    "gap_pct": lambda b: _pct(b._metric("open_day"), b._metric("close_prev_day")),
-    "change_pct_day": lambda b: _pct(b._metric("price"), b._metric("close_prev_day")),
+    "gap_pct": lambda b: _pct(b._metric("open_day"), b._close_prev_unless_suspect()),
+    "change_pct_day": lambda b: _pct(b._metric("price"), b._close_prev_unless_suspect()),
     "change_from_open_pct": lambda b: _pct(b._metric("price"), b._metric("open_day")),
     "vwap_session": lambda b: _ratio(b._running("value"), b._running("weight")),
     "vwap_day": lambda b: _ratio(b._day("value"), b._day("weight")),

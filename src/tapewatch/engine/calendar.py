@@ -51,6 +51,12 @@ class TradingDays:
     def _edges(self) -> I64:
         return np.column_stack([self.pre_ns, self.open_ns, self.close_ns, self.post_ns]).reshape(-1).astype(np.int64)
 
+    def trade_day(self, ts_ns: I64) -> I64:
+        """Index of the day to which trades at these instants belong: from 20:00 on it is the next trading day, so the
+        night, a weekend and a holiday count to the session that follows them. len(days) after the last known one.
+        """
+        return np.searchsorted(self.post_ns, ts_ns, side="right").astype(np.int64)
+
     def at(self, ts_ns: int) -> "SessionAt":
         """The session of an instant, and from when until when it runs."""
         edges = self._edges()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tapewatch.engine.columns import F64, I64, U8
+from tapewatch.engine.columns import F64, I64, U16
 from tapewatch.engine.conditions import PRICE, Effect
 from tapewatch.engine.symbols import Index
 
@@ -39,7 +39,7 @@ class Prints:
     ordered: bool
     """No print of the run is earlier than one that arrived before it, in this run or any before."""
 
-    def take(self, positions: Index, effect: U8) -> "Prints":
+    def take(self, positions: Index, effect: U16) -> "Prints":
         """Some of the run's prints; `effect` is the whole run's."""
         return Prints.of(
             ts_ns=self.ts_ns[positions],
@@ -50,7 +50,7 @@ class Prints:
         )
 
     @classmethod
-    def of(cls, *, ts_ns: I64, price: F64, size: F64, effect: U8, ordered: bool) -> "Prints":
+    def of(cls, *, ts_ns: I64, price: F64, size: F64, effect: U16, ordered: bool) -> "Prints":
         volumes = np.flatnonzero(effect & Effect.VOLUME)
         price_bits = effect & PRICE
         priced = np.flatnonzero(price_bits)
@@ -106,17 +106,31 @@ class Candles:
             getattr(grown, name)[:, : self.capacity] = getattr(self, name)
         self.__dict__.update(grown.__dict__)
 
-    def reset(self, row: int) -> None:
-        self.open[row] = np.nan
-        self.high[row] = -np.inf
-        self.low[row] = np.inf
-        self.close[row] = np.nan
-        self.volume[row] = 0.0
-        self.value[row] = 0.0
-        self.weight[row] = 0.0
-        self.open_ts[row] = NEVER
-        self.close_ts[row] = -1
-        self.count[row] = 0
+    def reset(self, row: int, symbol: int | slice = slice(None)) -> None:
+        self.open[row, symbol] = np.nan
+        self.high[row, symbol] = -np.inf
+        self.low[row, symbol] = np.inf
+        self.close[row, symbol] = np.nan
+        self.volume[row, symbol] = 0.0
+        self.value[row, symbol] = 0.0
+        self.weight[row, symbol] = 0.0
+        self.open_ts[row, symbol] = NEVER
+        self.close_ts[row, symbol] = -1
+        self.count[row, symbol] = 0
+
+    def fold(self, row: int, other: "Candles", other_row: int, symbol: slice = slice(None)) -> None:
+        """Join another candle of the same symbols into this row; of equal times, the other is the later."""
+        mine, theirs = (row, symbol), (other_row, symbol)
+        earlier = other.open_ts[theirs] < self.open_ts[mine]
+        later = (other.close_ts[theirs] >= self.close_ts[mine]) & (other.close_ts[theirs] >= 0)
+        for prices, times, moved in (("open", "open_ts", earlier), ("close", "close_ts", later)):
+            for name in (prices, times):
+                column = getattr(self, name)
+                column[mine] = np.where(moved, getattr(other, name)[theirs], column[mine])
+        self.high[mine] = np.maximum(self.high[mine], other.high[theirs])
+        self.low[mine] = np.minimum(self.low[mine], other.low[theirs])
+        for name in ("volume", "value", "weight", "count"):
+            getattr(self, name)[mine] += getattr(other, name)[theirs]
 
     def add(self, flat: Index, prints: Prints) -> None:
         """Book a run of prints; `flat` gives each its place."""

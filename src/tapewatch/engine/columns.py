@@ -184,6 +184,21 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Reference data of a trading day: named figures of symbols, such as ``avg_daily_volume_20d``.
+
+    They hold from 04:00 of the day that begins at `day_start_ns`, wherever they stand on the tape: before that instant
+    they wait for it. A later entry of the same day replaces the figures that it names.
+    """
+
+    day_start_ns: int
+    symbols: tuple[str, ...]
+    names: tuple[str, ...]
+    values: F64
+    """Shape (len(names), len(symbols)); NaN is unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bars:
     """One-minute bars, closed or revised, in the order in which they became so.
 

@@ -44,6 +44,20 @@ class PriceHistory:
         coarse: F64 = self._coarse[second // COARSE_S % _COARSE_ROWS]
         return coarse
 
+    def replace(self, symbol: int, since_ns: int, until_ns: int, *, wrong: float, right: float) -> None:
+        """The print at `since_ns`, the last until `until_ns`, was not `wrong` but `right`: mend the samples that took
+        it. NaN in `right` stands for the price before the print.
+        """
+        if self._second is None:
+            return
+        for ring, rows, grain in ((self._fine, _FINE_ROWS, FINE_S), (self._coarse, _COARSE_ROWS, COARSE_S)):
+            last = min(self._second // grain, until_ns // (grain * SECOND_NS))
+            first = max(since_ns // (grain * SECOND_NS) + 1, self._second // grain - rows + 2)
+            price = ring[(first - 1) % rows, symbol] if np.isnan(right) else right
+            for row in (s % rows for s in range(first, last + 1)):
+                if ring[row, symbol] == wrong:
+                    ring[row, symbol] = price
+
     def resize(self, capacity: int) -> None:
         for name in ("_fine", "_coarse"):
             old = getattr(self, name)

@@ -90,7 +90,9 @@ class Recursive:
         self.count[symbol] = i + 1
 
     def revise(self, symbol: Index, minute: int, high: F64, low: F64, close: F64) -> int:
-        """Replace (or insert) these symbols' bars of `minute`; how many were too far back to be re-run."""
+        """Replace (or insert) these symbols' bars of `minute`; how many were too far back to be re-run. A bar whose
+        close is NaN is taken out.
+        """
         depth = np.arange(1, self._LOG + 1)[:, None]
         bar = self.count[symbol] - depth
         minutes = np.where(bar >= 0, self._log_minute[bar % self._LOG, symbol], -1)
@@ -108,7 +110,8 @@ class Recursive:
         again = np.flatnonzero(after + replaces > 0)
         self._state[:, symbol[again]] = self._undo[start[again] % self._LOG, :, symbol[again]].T
         self.count[symbol] = start
-        self.close(symbol, minute, high, low, close)
+        stands = np.flatnonzero(~np.isnan(close))
+        self.close(symbol[stands], minute, high[stands], low[stands], close[stands])
         for step, (minute_of, prices) in enumerate(tails):
             left = np.flatnonzero(after > step)
             self.close(symbol[left], minute_of[left], prices[left, 0], prices[left, 1], prices[left, 2])

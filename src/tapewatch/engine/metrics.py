@@ -26,8 +26,15 @@ def _catalogue() -> list[Metric]:
     m = [
         Metric("price", "$", "last price that a trade was allowed to set"),
         Metric("halted", "flag", "1 from a halt until its resume, else 0"),
-        Metric("close_prev_day", "$", "last price of the previous regular session"),
+        Metric(
+            "close_prev_day",
+            "$",
+            "close of the previous trading day, in today's shares: from the reference data, else the official close "
+            "that its tape named, else the last price of its regular session",
+        ),
         Metric("open_day", "$", "first price of today's regular session; unknown before it"),
+        Metric("open_official_day", "$", "official open as today's tape names it; unknown before"),
+        Metric("close_official_day", "$", "official close as today's tape names it, corrected ones included"),
         Metric("high_day", "$", "highest price since 04:00 New York"),
         Metric("low_day", "$", "lowest price since 04:00 New York"),
         Metric("volume_day", "shares", "volume since 04:00 New York"),
@@ -37,8 +44,27 @@ def _catalogue() -> list[Metric]:
         Metric("high_premarket", "$", "highest price of today's pre-market; kept for the rest of the day"),
         Metric("low_premarket", "$", "lowest price of today's pre-market; kept for the rest of the day"),
         Metric("volume_premarket", "shares", "volume of today's pre-market; kept for the rest of the day"),
-        Metric("gap_pct", "%", "(open_day / close_prev_day - 1) * 100; unknown before the open"),
-        Metric("change_pct_day", "%", "(price / close_prev_day - 1) * 100"),
+        Metric("high_prev_day", "$", "highest price of the previous trading day, in today's shares"),
+        Metric("low_prev_day", "$", "lowest price of the previous trading day, in today's shares"),
+        Metric("volume_prev_day", "shares", "volume of the previous trading day, in today's shares"),
+        *(
+            Metric(
+                f"avg_daily_volume_{n}d", "shares", f"mean volume of the last {n} full trading days, in today's shares"
+            )
+            for n in (10, 20, 30)
+        ),
+        Metric("high_52w", "$", "highest price of the 365 days before today, in today's shares"),
+        Metric("low_52w", "$", "lowest price of the 365 days before today, in today's shares"),
+        Metric(
+            "suspect_split",
+            "flag",
+            "1 when today's first price over close_prev_day is within 2 % of an integer of 2 or more, or of the "
+            "reciprocal of one, and no known split explains it",
+        ),
+        Metric(
+            "gap_pct", "%", "(open_day / close_prev_day - 1) * 100; unknown before the open and while suspect_split"
+        ),
+        Metric("change_pct_day", "%", "(price / close_prev_day - 1) * 100; unknown while suspect_split"),
         Metric("change_from_open_pct", "%", "(price / open_day - 1) * 100"),
     ]
     for w in WINDOWS:

@@ -10,19 +10,33 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tapewatch.engine.bars import LATENESS_NS, NEVER_NS, BarBuilder, Rows, Run
+from tapewatch.engine.bars import KEPT_TRADES, LATENESS_NS, NEVER_NS, REACH_MINUTES, Amendment, BarBuilder, Rows, Run
 from tapewatch.engine.board import Board, BoardRows, SymbolState
 from tapewatch.engine.calendar import SESSION_NAMES, Session, TradingDays
 from tapewatch.engine.candles import Candles, latest
-from tapewatch.engine.columns import F64, MINUTE_NS, SECOND_NS, Bars, Batch, Kind
-from tapewatch.engine.conditions import Profile
+from tapewatch.engine.columns import F64, MINUTE_NS, SECOND_NS, Bars, Batch, Facts, Gap, Kind
+from tapewatch.engine.conditions import Effect, Profile
+from tapewatch.engine.daily import DAILY_FACTS
 from tapewatch.engine.history import PriceHistory
 from tapewatch.engine.indicators import RECURSIVE, Recursive
 from tapewatch.engine.metrics import CATALOGUE
+from tapewatch.engine.official import CLOSE
 from tapewatch.engine.rules import Match, Plan, Ruleset
 
 _LONGEST_WINDOW_NS = 62 * MINUTE_NS
 _FEW_SYMBOLS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """A print that was cancelled or corrected after the board had shown it."""
+
+    symbol: str
+    ts_ns: int
+    price: float
+    size: float
+    corrected: tuple[float, float] | None
+    """Its price and size as they should have been; None if it never happened."""
 
 
 @dataclass(slots=True)
@@ -33,6 +47,8 @@ class Step:
     matches: list[Match] = field(default_factory=list)
     scans: int = 0
     boards: list[BoardRows] = field(default_factory=list)
+    withdrawn: list[tuple[int, Withdrawn]] = field(default_factory=list)
+    """Each with the number of `matches` that came before it."""
 
 
 class Scanner:
@@ -46,8 +62,9 @@ class Scanner:
         scan_interval_ns: int = SECOND_NS,
         board_interval_ns: int = 0,
         lateness_ns: int = LATENESS_NS,
+        kept_trades: int = KEPT_TRADES,
     ) -> None:
-        self.bars = BarBuilder(days=days, profile=profile, lateness_ns=lateness_ns, minutes=64)
+        self.bars = BarBuilder(days=days, profile=profile, lateness_ns=lateness_ns, minutes=64, kept_trades=kept_trades)
         self.symbols = self.bars.symbols
         self.scan_interval_ns = scan_interval_ns
         self.board_interval_ns = board_interval_ns
@@ -62,9 +79,15 @@ class Scanner:
             price_ts=np.full(capacity, -1, np.int64),
             close_prev=np.full(capacity, np.nan),
             halted=np.zeros(capacity),
+            facts=np.full((len(DAILY_FACTS), capacity), np.nan),
             seen=np.zeros(capacity, np.bool_),
         )
         self.board = Board(self.bars, self._state)
+        self._settled = Candles(len(Session), capacity)
+        """The running day's sessions up to `_settled_to`: the minutes that nothing can revise any more."""
+        self._settled_to = 0
+        self._facts: list[Facts] = []
+        """Reference data of days that have not begun."""
         self._plan = Plan(Ruleset(number=0, rules=()))
         self._wants_history = self._wants_recursive = self._wants_state = False
         self._longest_ns = _LONGEST_WINDOW_NS + max(scan_interval_ns, board_interval_ns)
@@ -86,6 +109,39 @@ class Scanner:
         """
         self._plan = Plan(ruleset, previous=self._plan)
         self._set_wants()
+
+    def gap(self, gap: Gap) -> None:
+        """Trades may be missing from here on, or are no longer; see `Gap`."""
+        self.bars.gap(gap)
+        self._dirty = True
+        self._last_change_ns = max(self._last_change_ns, self.watermark_ns)
+
+    def learn(self, facts: Facts) -> None:
+        """Take reference data of the running day, or keep them until their day begins; those of a day that has passed
+        say nothing any more.
+        """
+        self._facts.append(facts)
+        if self.bars.first_minute is not None:
+            self._learn()
+
+    def _learn(self) -> None:
+        """Take what is known of the running day."""
+        for facts in self._facts:
+            if facts.day_start_ns != self._day_start_ns:
+                continue
+            symbol = self.symbols.translate(facts.symbols)
+            if self.symbols.capacity > len(self._state.price):
+                self.bars.make_room()
+                self._resize(self.symbols.capacity)
+            for name, values in zip(facts.names, facts.values, strict=True):
+                if name in DAILY_FACTS:
+                    self._state.facts[DAILY_FACTS.index(name), symbol] = values
+            close = self._state.facts[DAILY_FACTS.index("close_prev_day")]
+            known = np.flatnonzero(~np.isnan(close))
+            self._state.close_prev[known] = close[known]
+            self._dirty = True
+            self._last_change_ns = max(self._last_change_ns, self.watermark_ns)
+        self._facts = [facts for facts in self._facts if facts.day_start_ns > self._day_start_ns]
 
     @property
     def ruleset(self) -> Ruleset:
@@ -148,12 +204,14 @@ class Scanner:
     def _begin(self, ts_ns: int) -> None:
         self.bars.begin(ts_ns)
         self._began_ns = self._last_change_ns = ts_ns
+        self._settled_to = self.bars.open_minute - REACH_MINUTES - 1
         days = self.bars.days
         at = days.at(ts_ns)
         today = at.day if at.session else at.day - 1
         self._day_start_ns = int(days.pre_ns[today]) if 0 <= today < len(days.pre_ns) else at.start_ns
         self._next_day_ns = int(days.pre_ns[today + 1]) if today + 1 < len(days.pre_ns) else NEVER_NS
         self._schedule(ts_ns)
+        self._learn()
 
     @property
     def _next_look_ns(self) -> int:
@@ -177,6 +235,8 @@ class Scanner:
             if now == self._next_board_ns:
                 out.boards.append(self.board.rows(tuple(CATALOGUE), now, day_start_ns=self._day_start_ns))
                 self._next_board_ns += self.board_interval_ns
+                if self._next_scan_ns == NEVER_NS:  # nobody else looks
+                    self._looked(now)
             if now == self._next_day_ns:
                 self._roll_day()
             if not self._dirty and self._quiet(self._next_event_ns):
@@ -205,12 +265,16 @@ class Scanner:
                 setattr(self, name, wake_ns // interval_ns * interval_ns)
 
     def _close_minute(self, watermark_ns: int, out: Step) -> None:
-        self.bars.skip_empty(watermark_ns)
+        skipped = self.bars.skips_to(watermark_ns)
+        if skipped is not None:
+            self._settle(skipped - REACH_MINUTES - 1)
+            self.bars.skip_empty(watermark_ns)
         self._state.closed_sums.clear()
         if self.bars.next_close_ns > watermark_ns:
             return
         minute = self.bars.open_minute
         closed = self.bars.close_minute()
+        self._settle(minute - REACH_MINUTES)
         if len(closed):
             if self._wants_recursive:
                 self._state.recursive.close(
@@ -239,8 +303,11 @@ class Scanner:
             price=self._state.price,
             session=SESSION_NAMES[session.session],
         )
+        self._looked(now_ns)
+
+    def _looked(self, now_ns: int) -> None:
         self._dirty = False
-        self._scanned_session = session.start_ns
+        self._scanned_session = self.bars.session_of((now_ns - 1) // MINUTE_NS).start_ns
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -259,26 +326,85 @@ class Scanner:
         self._state.seen[rows.symbol[start:stop]] = True
         if not rows.plain:
             self._book_facts(rows, start, stop)
-        run = self.bars.add(rows, start, stop)
-        if run is None:
-            return
-        self._dirty = True
+        named = self.bars.official.count
+        for change in self.bars.book(rows, start, stop):
+            self._dirty = True
+            if change.revised:
+                self._state.closed_sums.clear()
+                self._revise(self.bars.revised_bars(change), out)
+            if isinstance(change, Amendment):
+                self._amend(change, out)
+            else:
+                self._take(change)
+        self._dirty |= self.bars.official.count > named
+
+    def _take(self, run: Run) -> None:
         # A late print moves metrics from its arrival on, and minutes close soon after the marks.
         self._last_change_ns = max(self._last_change_ns, int(run.prints.ts_ns.max()), self.bars.next_close_ns)
-        if run.revised:
-            self._state.closed_sums.clear()
-            for revised in self.bars.revised_bars(run):
-                out.bars.append(revised)
-                if self._wants_recursive:
-                    self.tally["unrevised_indicators"] += self._state.recursive.revise(
-                        revised.symbol.astype(np.intp),
-                        int(revised.ts_ns[0]) // MINUTE_NS,
-                        revised.high,
-                        revised.low,
-                        revised.close,
-                    )
         if self._wants_state:
             self._book_session(run)
+
+    def _revise(self, parts: list[Bars], out: Step) -> None:
+        out.bars += parts
+        if self._wants_recursive:
+            for bars in parts:
+                self.tally["unrevised_indicators"] += self._state.recursive.revise(
+                    bars.symbol.astype(np.intp), int(bars.ts_ns[0]) // MINUTE_NS, bars.high, bars.low, bars.close
+                )
+
+    def _amend(self, change: Amendment, out: Step) -> None:
+        """A print is withdrawn or corrected: the candle of its minute is right already, the day's are made again."""
+        was, now, state = change.was, change.now, self._state
+        withdrawn = Withdrawn(
+            symbol=self.symbols.names[was.symbol],
+            ts_ns=was.ts_ns,
+            price=was.price,
+            size=was.size,
+            corrected=None if now is None else (now.price, now.size),
+        )
+        out.withdrawn.append((len(out.matches), withdrawn))
+        self._last_change_ns = max(self._last_change_ns, self.bars.next_close_ns)
+        if not self._wants_state:
+            return
+        self._make_day_again(was.symbol)
+        if not was.effect & Effect.LAST:
+            return
+        if self._wants_history:
+            right, until_ns = self._price_around(was.symbol, was.ts_ns)
+            state.history.replace(was.symbol, was.ts_ns, until_ns, wrong=was.price, right=right)
+        if state.price_ts[was.symbol] == was.ts_ns and state.price[was.symbol] == was.price:
+            newest = int(np.argmax(state.sessions.close_ts[:, was.symbol]))
+            state.price[was.symbol] = state.sessions.close[newest, was.symbol]
+            state.price_ts[was.symbol] = state.sessions.close_ts[newest, was.symbol]
+
+    def _price_around(self, symbol: int, ts_ns: int) -> tuple[float, int]:
+        """The last price at an instant, as it stands now (NaN: none is kept), and until when it was the last."""
+        kept = self.bars.kept
+        lasts = kept.of(symbol)[::-1]
+        lasts = lasts[kept.effect[lasts] & Effect.LAST != 0]
+        times = kept.ts_ns[lasts]
+        until_ns = int(times[times > ts_ns].min(initial=NEVER_NS))
+        before = lasts[times <= ts_ns]
+        return float(kept.price[before[np.argmax(kept.ts_ns[before])]]) if len(before) else np.nan, until_ns
+
+    def _make_day_again(self, symbol: int) -> None:
+        """A symbol's sessions from what is settled and the minutes that are not."""
+        sessions, here = self._state.sessions, slice(symbol, symbol + 1)
+        for row in Session:
+            sessions.reset(row, symbol)
+            sessions.fold(row, self._settled, row, here)
+        first = max(self._settled_to + 1, self._day_start_ns // MINUTE_NS)
+        for minute in range(first, self.bars.open_minute + 2):
+            sessions.fold(int(self.bars.session_of(minute).session), self.bars.candles, self.bars.row(minute), here)
+
+    def _settle(self, to: int) -> None:
+        """Minutes up to `to` are out of reach of revisions: join them to the day before their place is taken."""
+        first = max(
+            self._settled_to + 1, self._day_start_ns // MINUTE_NS, self.bars.open_minute + 2 - self.bars.candles.rows
+        )
+        for minute in range(first, min(to, self.bars.open_minute + 1) + 1):
+            self._settled.fold(int(self.bars.session_of(minute).session), self.bars.candles, self.bars.row(minute))
+        self._settled_to = max(self._settled_to, to)
 
     def _book_session(self, run: Run) -> None:
         symbol, minute, prints = run.symbol, run.minute, run.prints
@@ -315,20 +441,26 @@ class Scanner:
         self._state.close_prev[symbol[known]] = price[known]
         status = np.flatnonzero((kind == Kind.HALT) | (kind == Kind.RESUME))
         self._state.halted[symbol[status]] = kind[status] == Kind.HALT
-        self.tally["cancels"] += int(np.count_nonzero(kind == Kind.CANCEL))
         self._dirty = True
 
     def _roll_day(self) -> None:
-        """A new trading day begins: yesterday's regular close becomes the previous close, all session rows start anew.
+        """A new trading day begins: yesterday's close becomes the previous close, the official one where the tape named
+        it, else the last regular price; reference data of the new day have the last word. All session rows start anew.
         It happens at the calendar's instant for every symbol, traded or not.
         """
         state, days = self._state, self.bars.days
         closed = state.sessions.close_ts[Session.REGULAR] >= 0
         state.close_prev[closed] = state.sessions.close[Session.REGULAR][closed]
+        official = self.bars.official.of_day(CLOSE, self._day_start_ns)
+        named = np.flatnonzero(~np.isnan(official))
+        state.close_prev[named] = official[named]
         for row in Session:
             state.sessions.reset(row)
+            self._settled.reset(row)
         self._day_start_ns = self._next_day_ns
         self._last_change_ns = max(self._last_change_ns, self._day_start_ns)
+        state.facts.fill(np.nan)
+        self._learn()
         following = int(np.searchsorted(days.pre_ns, self._day_start_ns, side="right"))
         self._next_day_ns = int(days.pre_ns[following]) if following < len(days.pre_ns) else NEVER_NS
         self._dirty = True
@@ -336,9 +468,13 @@ class Scanner:
     def _resize(self, capacity: int) -> None:
         state = self._state
         state.sessions.resize(capacity)
+        self._settled.resize(capacity)
         state.recursive.resize(capacity)
         state.history.resize(capacity)
         state.closed_sums.clear()
+        facts = np.full((len(DAILY_FACTS), capacity), np.nan)
+        facts[:, : state.facts.shape[1]] = state.facts
+        state.facts = facts
         for name, blank in (
             ("price", np.nan),
             ("price_ts", -1),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tapewatch.engine.columns import Bars, Batch
+from tapewatch.engine.columns import Bars, Batch, Gap
 from tapewatch.errors import FeedLost, FeedRefused
 from tapewatch.feeds.quarantine import Quarantine
 
@@ -19,6 +19,8 @@ class Received:
     """Rows in the order of arrival, without marks; None when there were none."""
     bars: Sequence[Bars] = ()
     """The provider's own minute bars; `revision` 1 for one that it sent again."""
+    gaps: Sequence[Gap] = ()
+    """Where the provider said that it left trades out; each stands behind the rows of `batch`."""
     replies: Sequence[str | bytes] = ()
     """To be sent now, in this order."""
     ended: FeedLost | FeedRefused | None = None

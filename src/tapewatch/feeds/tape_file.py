@@ -7,7 +7,7 @@ cannot be a tape at all is refused as a whole with one `Invalid`. What a trade m
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
@@ -19,12 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tapewatch.engine.columns import F64, I64, MINUTE_NS, ROW_COLUMNS, SECOND_NS, U8, Batch, Bool, make_batch, pulse
+from tapewatch.engine.seen import SeenTrades
 from tapewatch.errors import Invalid
 from tapewatch.feeds.dictionary import Dictionary
-from tapewatch.feeds.seen import SeenTrades
+from tapewatch.feeds.marks import TapeTime, spikes
 
-PULSE_NS = SECOND_NS // 10
-"""Marks stand where the tape's time passes a tenth of a second."""
 _ROWS = 1 << 17
 _REQUIRED = ("symbol", "ts_ns", "price", "size", "conditions", "exchange", "tape")
 _OPTIONAL = ("trade_id", "correction")
@@ -68,7 +67,7 @@ class TapeReader:
         self._test_symbols = frozenset() if keep_test_symbols else exchange_test_symbols()
         self._symbols, self._conditions = Dictionary(), Dictionary()
         self._trades = SeenTrades()
-        self._run_ns = -1
+        self._time = TapeTime()
         self._file_ns = -1
         """The highest time so far of the file that is being decoded."""
         files_ = [_open(path, conditions_column) for path in paths]
@@ -82,8 +81,8 @@ class TapeReader:
                 yield from (self._mark(self._decode(group[0], *part)) for part in group[0].tables())
             else:
                 yield from self._merge([[self._decode(file, *part) for part in file.tables()] for file in group])
-        if self._run_ns >= 0:
-            yield pulse((self._run_ns // MINUTE_NS + 2) * MINUTE_NS)
+        if self._time.now_ns >= 0:
+            yield pulse((self._time.now_ns // MINUTE_NS + 2) * MINUTE_NS)
 
     # -- one chunk ----------------------------------------------------------------------------------------------------
 
@@ -116,7 +115,7 @@ class TapeReader:
         refuse("symbol", wrong[symbol], rejected)
         timed = _is_time(ts_ns)
         refuse("ts_ns", ~timed, rejected)
-        refuse("ts_ns_spike", _spikes(ts_ns, timed, self._run_ns, next_ns), rejected)
+        refuse("ts_ns_spike", _spikes(ts_ns, timed, self._time.now_ns, next_ns), rejected)
         refuse("price", ~((price > 0) & (price < np.inf)), rejected)
         refuse("size", ~((size >= 0) & (size < np.inf)), rejected)
         refuse("test_symbol", tests[symbol], dropped)
@@ -181,23 +180,11 @@ class TapeReader:
         """Put a mark before each row that takes the tape's time past a pulse. The watermark is the highest time so far,
         rounded down to the pulse, so it depends on the rows alone.
         """
-        if not len(chunk):
-            return chunk
-        run = np.maximum.accumulate(np.maximum(chunk.ts_ns, self._run_ns))
-        late = chunk.ts_ns < run
-        if late.any():
-            self.seen.noted["out_of_order"] += int(np.count_nonzero(late))
-        cell = run // PULSE_NS
-        before = np.concatenate([[self._run_ns // PULSE_NS], cell[:-1]])
-        at = np.flatnonzero(cell != before)
-        self._run_ns = int(run[-1])
-        return make_batch(
-            symbols=self._symbols.names,
-            conditions=self._conditions.names,
-            marks_row=at,
-            marks_ns=cell[at] * PULSE_NS,
-            **{name: getattr(chunk, name) for name in ROW_COLUMNS},
-        )
+        late = self._time.late
+        marked = replace(self._time.mark(chunk), symbols=self._symbols.names, conditions=self._conditions.names)
+        if self._time.late > late:
+            self.seen.noted["out_of_order"] += self._time.late - late
+        return marked
 
     def _merge(self, files: list[list[Batch]]) -> Iterator[Batch]:
         """Rows of overlapping files by time of arrival, which is the highest time that each file had reached."""
@@ -356,24 +343,11 @@ def _is_time(ts_ns: I64) -> Bool:
 
 
 def _spikes(ts_ns: I64, timed: Bool, before_ns: int, next_ns: int) -> Bool:
-    """Single rows that jump ahead by over an hour and are followed by one that is back: a broken clock, not a tape.
-    Taken at its word, one would make the rest of the tape late. Rows that are not `timed` say nothing of their
-    neighbours.
-    """
-    spikes = np.zeros(len(ts_ns), np.bool_)
+    """`spikes`, where rows that are not `timed` say nothing of their neighbours."""
+    found = np.zeros(len(ts_ns), np.bool_)
     rows = np.flatnonzero(timed)
-    if not len(rows):
-        return spikes
-    times = ts_ns[rows]
-    following = np.concatenate([times[1:], [next_ns]])
-    previous = np.concatenate([[before_ns if before_ns >= 0 else following[0]], times[:-1]])
-    ahead = (times - previous > _HOUR_NS) & (times - following > _HOUR_NS)
-    if ahead.any():
-        # A row in time between two late ones is ahead of both, but not of the tape.
-        run = np.maximum.accumulate(np.concatenate([previous[:1], np.where(ahead, -1, times)[:-1]]))
-        ahead &= times - run > _HOUR_NS
-    spikes[rows[ahead]] = True
-    return spikes
+    found[rows] = spikes(ts_ns[rows], before_ns=before_ns, next_ns=next_ns)
+    return found
 
 
 def _corrections(column: pa.ChunkedArray) -> I64:

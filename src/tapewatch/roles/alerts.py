@@ -1,14 +1,20 @@
-"""alerts: each alert once, to `alerts.filtered:{p}` at once and to history.
+"""alerts: each alert once, to `alerts.filtered:{p}` at once and to history; and what was learned of it later.
 
 Screens do not wait for the store: alerts are passed on while it is away, and saved in order when it is back. A repeat
 is harmless: the id is derived, claimed once in hot state, and unique in the store.
+
+When a print is withdrawn, all alerts of its symbol that fired since that print get a note, because any of their metrics
+may have counted it. They are found in history, so the withdrawal waits in line behind the alerts before it. Then the
+annotated alerts go to `alerts.filtered:{p}` once more.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 
-from tapewatch.documents import Alert
+from tapewatch.documents import Alert, rfc3339
+from tapewatch.engine.scanner import Withdrawn
 from tapewatch.errors import Unavailable
 from tapewatch.ports import Alerts, Bus, Clock, HotState, Position, Store
 from tapewatch.roles.patience import patiently, read_on
@@ -18,7 +24,7 @@ _CLAIM_TTL_S = 300.0
 _LAST_SAVE_S = 1.5
 _MOST_AT_ONCE = 5_000
 MOST_PENDING = 50_000
-"""Alerts waiting for the store; past that the role stops reading until they are saved."""
+"""Alerts and withdrawals waiting for the store; past that the role stops reading until they are saved."""
 
 log = structlog.get_logger("tapewatch")
 
@@ -37,7 +43,7 @@ class AlertsRole:
         self._bus, self._hot, self._store, self._clock, self._partition = bus, hot, store, clock, partition
         self._name = f"alerts:{partition}"
         self._most_pending = most_pending
-        self._pending: list[tuple[Alert, Position]] = []
+        self._pending: list[tuple[Alert | Withdrawn, Position]] = []
         self._arrived = asyncio.Event()
         self._saving = asyncio.Lock()
         self.position: Position | None = None
@@ -49,23 +55,27 @@ class AlertsRole:
             async for position, entry in read_on(self._bus, self._name, clock=self._clock, where="alerts.read"):
                 if isinstance(entry, Alerts):
                     await self._pass_on(entry, position)
+                elif isinstance(entry, Withdrawn):
+                    self._queue([entry], position)
+                if len(self._pending) > self._most_pending:
+                    await self._save()
                 self.position = position
             saving.cancel()
         try:
             async with asyncio.timeout(_LAST_SAVE_S):
                 await self._save()
         except TimeoutError:
-            log.warning("alerts not saved: the store is away", alerts=len(self._pending))
+            log.warning("alerts and notes not saved: the store is away", waiting=len(self._pending))
 
     async def _pass_on(self, entry: Alerts, position: Position) -> None:
         fresh = tuple([alert for alert in entry.alerts if await self._claim(alert)])
-        if not fresh:
-            return
-        self._pending += [(alert, position) for alert in fresh]
+        if fresh:
+            self._queue(fresh, position)
+            await self._bus.publish(f"alerts.filtered:{self._partition}", Alerts(fresh))
+
+    def _queue(self, work: Sequence[Alert | Withdrawn], position: Position) -> None:
+        self._pending += [(item, position) for item in work]
         self._arrived.set()
-        await self._bus.publish(f"alerts.filtered:{self._partition}", Alerts(fresh))
-        if len(self._pending) > self._most_pending:
-            await self._save()
 
     async def _claim(self, alert: Alert) -> bool:
         try:
@@ -84,16 +94,70 @@ class AlertsRole:
         """All that is pending, in order; it leaves the list when the store has it."""
         async with self._saving:
             while self._pending:
-                some = self._pending[:_MOST_AT_ONCE]
-                alerts, position = [alert for alert, _ in some], self._whole_entries(some)
-                await patiently(
-                    lambda: self._store.save_alerts(alerts, reader=self._name, position=position),  # noqa: B023
-                    clock=self._clock,
-                    where="alerts.store",
-                )
-                del self._pending[: len(some)]
+                first, _ = self._pending[0]
+                if isinstance(first, Withdrawn):
+                    await self._annotate(first)
+                else:
+                    await self._save_alerts()
 
-    def _whole_entries(self, some: list[tuple[Alert, Position]]) -> Position | None:
-        """The newest position of which all alerts are among these."""
-        following = self._pending[len(some)][1] if len(self._pending) > len(some) else None
-        return next((position for _, position in reversed(some) if position != following), None)
+    async def _save_alerts(self) -> None:
+        """Those up to the next withdrawal."""
+        alerts: list[Alert] = []
+        for item, _ in self._pending[:_MOST_AT_ONCE]:
+            if isinstance(item, Withdrawn):
+                break
+            alerts.append(item)
+        position = self._whole_entries(len(alerts))
+        await patiently(
+            lambda: self._store.save_alerts(alerts, reader=self._name, position=position),
+            clock=self._clock,
+            where="alerts.store",
+        )
+        del self._pending[: len(alerts)]
+
+    async def _annotate(self, withdrawn: Withdrawn) -> None:
+        position = self._whole_entries(1)
+        changed = await patiently(
+            lambda: self._store.annotate_alerts(
+                withdrawn.symbol,
+                since_ns=withdrawn.ts_ns,
+                note=note_of(withdrawn),
+                reader=self._name,
+                position=position,
+            ),
+            clock=self._clock,
+            where="alerts.store",
+        )
+        del self._pending[:1]
+        if not changed:
+            return
+        try:
+            await self._bus.publish(f"alerts.filtered:{self._partition}", Alerts(tuple(changed)))
+        except Unavailable:  # history has the note, and so has every page that is loaded from now on
+            ERRORS_TOTAL.labels(where="alerts.publish").inc()
+
+    def _whole_entries(self, count: int) -> Position | None:
+        """The newest position of which all work is among the first `count`."""
+        following = self._pending[count][1] if len(self._pending) > count else None
+        return next((position for _, position in reversed(self._pending[:count]) if position != following), None)
+
+
+def note_of(withdrawn: Withdrawn) -> str:
+    """What people read beside an alert, such as
+    ``A print before this alert was cancelled: 100 @ 99.00 at 2025-03-06T14:30:01.000Z.``
+    """
+    was = f"{_print(withdrawn.price, withdrawn.size)} at {rfc3339(withdrawn.ts_ns)[:-7]}Z"
+    if withdrawn.corrected is None:
+        return f"A print before this alert was cancelled: {was}."
+    return f"A print before this alert was corrected: {was} to {_print(*withdrawn.corrected)}."
+
+
+def _print(price: float, size: float) -> str:
+    return f"{_figure(size, 0)} @ {_figure(price, 2)}"
+
+
+def _figure(value: float, decimals: int) -> str:
+    """With at least so many decimals, and as many more as it has, up to six."""
+    whole, _, fraction = f"{value:,.6f}".partition(".")
+    fraction = fraction.rstrip("0").ljust(decimals, "0")
+    return f"{whole}.{fraction}" if fraction else whole

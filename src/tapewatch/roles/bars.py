@@ -12,7 +12,7 @@ import structlog
 
 from tapewatch.documents import known, rfc3339
 from tapewatch.engine.bars import BarBuilder
-from tapewatch.engine.columns import Bars, Batch, concat_bars
+from tapewatch.engine.columns import Bars, Batch, Gap, concat_bars
 from tapewatch.errors import Unavailable
 from tapewatch.ports import Bus, Clock, HotState, Position, Store
 from tapewatch.roles.patience import patiently, read_on
@@ -60,6 +60,8 @@ class BarsRole:
             ):
                 if isinstance(entry, Batch):
                     await self._publish(self._builder.step(entry), position)
+                elif isinstance(entry, Gap):
+                    self._builder.gap(entry)
                 self.position = position
             flushing.cancel()
             showing.cancel()

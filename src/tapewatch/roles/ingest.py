@@ -1,11 +1,15 @@
 """ingest: a feed onto the tape. The only writer of `ticks:{p}`.
 
-It stamps each batch with the time of its arrival, splits it by partition, and puts rule snapshots between the batches,
-so that a replay of the tape applies them at the same place. Marks are the feed's; ingest never makes time up. A feed
-that is lost is asked again, in growing and jittered steps; one that refuses is not.
+It stamps each batch with the time of its arrival, leaves out trades that came before, splits it by partition, and puts
+rule snapshots between the batches, so that a replay of the tape applies them at the same place. Marks are the feed's;
+ingest never makes time up. A feed that ends, is lost or refuses has ended for ingest; one that comes back is
+`feeds.failover`'s work.
 """
 
 import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Literal, NamedTuple
 from zlib import crc32
@@ -15,16 +19,23 @@ import structlog
 from numpy.typing import NDArray
 
 from tapewatch.documents import ruleset
-from tapewatch.engine.columns import Batch, Gap, pulse
+from tapewatch.engine.columns import OPEN_END_NS, Bars, Batch, Facts, Gap, pulse
 from tapewatch.engine.rules import Ruleset
-from tapewatch.errors import FeedLost, FeedRefused
-from tapewatch.ports import Bus, Clock, Feed, Store
-from tapewatch.roles.patience import patiently, pause
-from tapewatch.telemetry import ERRORS_TOTAL, TICKS_TOTAL
+from tapewatch.engine.seen import SeenTrades
+from tapewatch.errors import FeedLost, FeedRefused, TapewatchError
+from tapewatch.ports import Bus, Clock, Feed, FeedStatus, Store, Supervised
+from tapewatch.roles.patience import patiently
+from tapewatch.telemetry import DUPLICATE_TRADES_TOTAL, ERRORS_TOTAL, TICKS_TOTAL
 
 RULES_CHANNEL = "rules.updated"
-FIRST_WAIT_S = 0.5
-LONGEST_WAIT_S = 30.0
+RULES_AGAIN_S = 5.0
+"""The store is asked for rules so often by itself: a notice can be lost."""
+REMEMBERED_TRADES = 1_000_000
+"""At least so many trades are known again when they come twice."""
+_WAITING_GAPS = 16
+"""Gaps waiting to be filled; more of them stay as they are."""
+_SPLITS = 4
+"""Dictionaries of symbols whose division is remembered: those of two feeds, and of their bars."""
 
 log = structlog.get_logger("tapewatch")
 
@@ -34,19 +45,33 @@ def partition_of(symbol: str, partitions: int) -> int:
     return crc32(symbol.encode()) % partitions
 
 
+Fill = Callable[[Gap], Awaitable[tuple[Batch, bool]]]
+"""The trades that a gap swallowed, and whether those are all. Raises an error of ours when the source has none."""
+
+
 class Ingest:
-    def __init__(self, *, feed: Feed, bus: Bus, store: Store, clock: Clock, partitions: int = 1) -> None:
+    def __init__(
+        self, *, feed: Feed, bus: Bus, store: Store, clock: Clock, partitions: int = 1, fill: Fill | None = None
+    ) -> None:
         self._feed, self._bus, self._store, self._clock = feed, bus, store, clock
-        self._partitions = partitions
+        self._partitions, self._fill = partitions, fill
+        self._ended_gaps: asyncio.Queue[Gap] = asyncio.Queue(_WAITING_GAPS)
+        self._seen = SeenTrades(most=REMEMBERED_TRADES)
         self._ruleset = -1
         self._begun = False
-        self._split: _Split | None = None
+        self._on_tape = asyncio.Event()
+        """Set once the feed has brought something, from which the engine counts."""
+        self._splits: deque[_Split] = deque(maxlen=_SPLITS)
         self._writing = asyncio.Lock()
         """Held for an entry of all partitions, so that a ruleset has the same place among the batches of each."""
         self.state: Literal["starting", "running", "lost", "refused", "ended"] = "starting"
         self.problem = ""
         """What the feed said when it was lost or refused."""
+        self.gap: Gap | None = None
+        """The stretch of the tape that is missing and has not ended."""
         self.rows = 0
+        self.duplicates = 0
+        """Trades that had come before, from this connection, an earlier one or the other feed."""
         self.watermark_ns = 0
         self.batch_ns = 0
         """Wall clock of the newest batch: the age of the data."""
@@ -57,33 +82,84 @@ class Ingest:
         await self._publish_rules()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._play(), name="ingest feed")
+            looking = tasks.create_task(self._look_for_rules(), name="ingest rules")
+            filling = tasks.create_task(self._fill_gaps(), name="ingest back-fill")
             async for _ in notices:
                 await self._publish_rules()
+            looking.cancel()
+            filling.cancel()
+
+    def feeds(self) -> list[FeedStatus]:
+        """Each provider's connection; empty for a feed that has none."""
+        return self._feed.status() if isinstance(self._feed, Supervised) else []
+
+    async def announce(self, entry: Batch | Facts) -> None:
+        """Put what is not the feed's onto the tape, between two of its batches: facts of the day, previous closes,
+        trades of a back-fill. Rows wait until the feed has begun the tape. They do not make the feed look alive.
+        """
+        parts: list[Batch | Facts]
+        if isinstance(entry, Batch):
+            await self._on_tape.wait()
+            parts = [*self._parts(self._fresh(entry.received(self._clock.now_ns())))]
+        else:
+            parts = [*_facts_by_partition(entry, self._partitions)]
+        async with self._writing:
+            for p, part in enumerate(parts):
+                await self._bus.publish(f"ticks:{p}", part)
 
     async def _play(self) -> None:
-        wait_s = FIRST_WAIT_S
-        while True:
+        try:
+            async with aclosing(self._feed.batches()) as items:  # type: ignore[type-var]  # feeds are generators
+                async for item in items:
+                    await self._take(item)
+        except FeedLost as error:
+            self._tell("lost", str(error))
+        except FeedRefused as error:
+            self._tell("refused", str(error))
+        else:
+            self.state = "ended"
+
+    async def _take(self, item: Batch | Gap | Bars) -> None:
+        if isinstance(item, Gap):
+            if item.end_ns == OPEN_END_NS:
+                self.gap = item
+                self._tell("lost", item.reason)
+            elif self.gap is not None and self.gap.start_ns == item.start_ns:
+                self.gap = None
+            await self._publish_to_all(item)
+            if self._fill is not None and item.start_ns < item.end_ns < OPEN_END_NS and not self._ended_gaps.full():
+                self._ended_gaps.put_nowait(item)
+        elif isinstance(item, Bars):
+            await self._publish_vendor_bars(item)
+        else:
+            self.state, self.problem = "running", ""
+            await self._publish(item.received(self._clock.now_ns()))
+
+    async def _fill_gaps(self) -> None:
+        """One gap after the other; one that cannot be filled stays on the tape."""
+        while self._fill is not None:
+            gap = await self._ended_gaps.get()
             try:
-                async for batch in self._feed.batches():
-                    self.state, self.problem, wait_s = "running", "", FIRST_WAIT_S
-                    if isinstance(batch, Gap):
-                        await self._publish_to_all(batch)
-                    else:
-                        await self._publish(batch.received(self._clock.now_ns()))
-            except FeedLost as error:
-                self._tell("lost", str(error))
-                wait_s = await pause(self._clock, wait_s, longest_s=LONGEST_WAIT_S)
-            except FeedRefused as error:
-                self._tell("refused", str(error))
-                return
-            else:
-                self.state = "ended"
-                return
+                trades, complete = await self._fill(gap)
+            except TapewatchError as error:
+                ERRORS_TOTAL.labels(where="ingest.fill").inc()
+                log.warning("a gap is not filled", reason=gap.reason, why=str(error))
+                continue
+            if len(trades):
+                await self.announce(trades)
+            if complete:
+                await self._publish_to_all(replace(gap, end_ns=gap.start_ns))
+            log.info("a gap was filled", reason=gap.reason, trades=len(trades), complete=complete)
 
     def _tell(self, state: Literal["lost", "refused"], problem: str) -> None:
         self.state, self.problem = state, problem
         ERRORS_TOTAL.labels(where=f"ingest.feed_{state}").inc()
         log.warning("the feed does not deliver", feed=self._feed.name, state=state, why=problem)
+
+    async def _look_for_rules(self) -> None:
+        while True:
+            await self._clock.sleep(RULES_AGAIN_S)
+            await self._publish_rules()
 
     async def _publish_rules(self) -> None:
         number, rules = await patiently(self._store.rules, clock=self._clock, where="ingest.rules")
@@ -97,6 +173,7 @@ class Ingest:
                 await self._bus.publish(f"ticks:{p}", entry)
 
     async def _publish(self, batch: Batch) -> None:
+        batch = self._fresh(batch)
         self.rows += len(batch)
         self.batch_ns = batch.received_ns
         TICKS_TOTAL.labels(feed=self._feed.name).inc(len(batch))
@@ -108,6 +185,18 @@ class Ingest:
                 await self._bus.publish(f"ticks:{p}", part)
         if len(batch.marks_ns):
             self.watermark_ns = int(batch.marks_ns[-1])
+        if len(batch) or len(batch.marks_ns):
+            self._on_tape.set()
+
+    def _fresh(self, batch: Batch) -> Batch:
+        """Without the trades that came before."""
+        repeated = self._seen.repeated(batch)
+        count = int(np.count_nonzero(repeated))
+        if not count:
+            return batch
+        self.duplicates += count
+        DUPLICATE_TRADES_TOTAL.labels(feed=self._feed.name).inc(count)
+        return batch.take(~repeated)
 
     async def _begin(self, batch: Batch) -> None:
         """The engine counts windows from the first instant of its tape, which must be the same in all partitions."""
@@ -120,15 +209,40 @@ class Ingest:
         """One batch a partition, each with a dictionary of its own symbols, so that no board lists another's."""
         if self._partitions == 1:
             return [batch]
-        if self._split is None or self._split.symbols is not batch.symbols:
-            self._split = _Split.of(batch.symbols, self._partitions)
-        split = self._split
+        split = self._split(batch.symbols)
         owner = split.partition[batch.symbol]
         parts = []
         for p, names in enumerate(split.names):
             part = batch.take(owner == p)
             parts.append(replace(part, symbols=names, symbol=split.place[part.symbol]))
         return parts
+
+    async def _publish_vendor_bars(self, bars: Bars) -> None:
+        """The provider's own bars, to compare ours with."""
+        split = self._split(bars.symbols)
+        owner = split.partition[bars.symbol]
+        for p, names in enumerate(split.names):
+            part = bars.take(np.flatnonzero(owner == p))
+            if len(part):
+                await self._bus.publish(
+                    f"bars.vendor:{p}", replace(part, symbols=names, symbol=split.place[part.symbol])
+                )
+
+    def _split(self, symbols: tuple[str, ...]) -> "_Split":
+        for split in self._splits:
+            if split.symbols is symbols:
+                return split
+        split = _Split.of(symbols, self._partitions)
+        self._splits.append(split)
+        return split
+
+
+def _facts_by_partition(facts: Facts, partitions: int) -> list[Facts]:
+    owner = np.array([partition_of(symbol, partitions) for symbol in facts.symbols], np.int64)
+    return [
+        replace(facts, symbols=tuple(facts.symbols[i] for i in own.tolist()), values=facts.values[:, own])
+        for own in (np.flatnonzero(owner == p) for p in range(partitions))
+    ]
 
 
 class _Split(NamedTuple):

@@ -15,7 +15,7 @@ from tapewatch.documents import Rule, ruleset
 from tapewatch.engine.columns import MINUTE_NS, ROW_COLUMNS, SECOND_NS, Bars, Batch, Kind, make_batch
 from tapewatch.engine.rules import Match
 from tapewatch.engine.scanner import Scanner
-from tapewatch.feeds.tape_file import PULSE_NS
+from tapewatch.feeds.marks import PULSE_NS
 from tapewatch.nyse import trading_days
 from tapewatch.scenarios.script import BAR_FIELDS, Check, Expectation, ExpectedAlert, Scenario
 from tapewatch.scenarios.tape import DAY_NS, Row, show_clock

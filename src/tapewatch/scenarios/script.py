@@ -20,7 +20,7 @@ from tapewatch.engine.columns import MINUTE_NS, SECOND_NS, Kind
 from tapewatch.engine.conditions import Profile
 from tapewatch.engine.metrics import canonical_metric
 from tapewatch.errors import ConfigError, Invalid
-from tapewatch.feeds.tape_file import PULSE_NS
+from tapewatch.feeds.marks import PULSE_NS
 from tapewatch.nyse import day_of
 from tapewatch.scenarios.source import Node, Source
 from tapewatch.scenarios.tape import MOST_ROWS, Row, read_clock, read_line, show_clock

@@ -53,7 +53,7 @@ class AlertLog:
         after = self.end - place
         return 2 * after > self._alerts or 2 * after * self._bytes > self._max_bytes * len(self._frames)
 
-    def append(self, frame: str, received_ns: int) -> None:
+    def append(self, frame: str, received_ns: int | None) -> None:
         self._frames.append(Outgoing(frame, received_ns))
         self._bytes += len(frame)  # frames are nearly all ASCII, so their length is their size
         while len(self._frames) > self._alerts or self._bytes > self._max_bytes:

@@ -1,4 +1,4 @@
-"""The WebSocket gateway: alerts and toplists to every client that asked, each frame encoded once.
+"""The WebSocket gateway: alerts, notes on them, and toplists to every client that asked, each frame encoded once.
 
 It reads ``alerts.filtered:{p}`` and the channel ``toplists.updated`` and owns nothing that must survive. What waits for
 a client is bounded, and one task a client does the waiting. A burst of alerts larger than the log waits for the clients
@@ -135,7 +135,10 @@ class Gateway:
             if not self._clients:
                 return
             for alert in alerts[start : start + _CHUNK]:
-                self._alerts.append(_frame("alert", alert.as_json()), alert.received_ns)
+                if alert.note:  # an alert of before: it is neither counted nor timed again
+                    self._alerts.append(_frame("alert_note", alert.as_json()), None)
+                else:
+                    self._alerts.append(_frame("alert", alert.as_json()), alert.received_ns)
             for client in self._clients:
                 client.see_alerts()
             await asyncio.sleep(0)

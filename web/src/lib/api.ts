@@ -27,7 +27,23 @@ export interface Alert {
   price: Known;
   values: Record<string, Known>;
   session: string;
+  note: string | null; // what was learned after it fired, a line each
 }
+export interface FeedConnection {
+  name: string;
+  role: 'primary' | 'fallback';
+  state: 'waiting' | 'connecting' | 'running' | 'lost' | 'refused' | 'open';
+  problem: string;
+  reason: string;
+}
+export interface FeedStatus {
+  name: string;
+  state: string;
+  age_s: number | null; // since the newest trades
+  gap?: { since: string; reason: string } | null; // open: nothing arrives
+  connections?: FeedConnection[];
+}
+export interface SystemStatus { state: string; feed: FeedStatus }
 export const OPERATORS = ['>', '>=', '<', '<=', '==', '!='] as const;
 export interface Condition { metric: string; operator: (typeof OPERATORS)[number]; value: number }
 export interface RuleDraft { name: string; description: string; conditions: Condition[]; cooldown: number; enabled: boolean }
@@ -86,6 +102,7 @@ export const api = {
   symbol: (symbol: string) => call<SymbolView>('GET', `/symbols/${at(symbol)}`),
   alerts: (parameters: { limit: number; since?: string; cursor?: string }) =>
     call<AlertPage>('GET', `/alerts?${query(parameters)}`),
+  status: () => call<SystemStatus>('GET', '/system/status'),
   rules: () => call<Items<Rule>>('GET', '/rules?limit=500'),
   createRule: (draft: RuleDraft) => call<Rule>('POST', '/rules', draft),
   changeRule: (id: string, draft: RuleDraft) => call<Rule>('PUT', `/rules/${at(id)}`, draft),

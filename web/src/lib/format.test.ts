@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { byUnit, clockTimeMs, compact, dayOf, direction, heading, parseTime, percent, price } from './format';
+import { byUnit, clockTimeMs, compact, dayOf, direction, heading, parseTime, percent, price, withClockTimes } from './format';
 
 test('numbers read as a trader reads them, and unknown is a dash, not zero', () => {
   expect([price(1234.5), price(0.0731), price(0), price(null)]).toEqual(['1,234.50', '0.0731', '0.00', '–']);
@@ -22,6 +22,11 @@ test('times are those of New York, on both sides of the clock change', () => {
   expect(clockTimeMs(summer)).toBe('09:30:01.123');
   expect(clockTimeMs(parseTime('2013-12-02T14:30:00Z'))).toBe('09:30:00.000');
   expect(dayOf(parseTime('2013-10-08T03:59:59.999999999Z'))).toBe('2013-10-07');
+});
+
+test('times inside a text become those of New York', () => {
+  expect(withClockTimes('cancelled: 100 @ 99.00 at 2025-03-06T14:30:01.004Z.')).toBe('cancelled: 100 @ 99.00 at 09:30:01.004 ET.');
+  expect(withClockTimes('nothing to change')).toBe('nothing to change');
 });
 
 test('headings are short names of metrics', () => {

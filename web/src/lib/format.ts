@@ -17,6 +17,9 @@ export const parseTime = (text: string): number => Date.parse(text.replace(/(\.\
 export const clockTime = (ms: number): string => CLOCK.format(ms);
 export const clockTimeMs = (ms: number): string =>
   `${CLOCK.format(ms)}.${String(((ms % 1000) + 1000) % 1000).padStart(3, '0')}`;
+/** A text with its RFC 3339 times as clock times of New York. */
+export const withClockTimes = (text: string): string =>
+  text.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z/g, (time) => `${clockTimeMs(parseTime(time))} ET`);
 export const minuteTime = (ms: number): string => MINUTE.format(ms);
 export const longDate = (ms: number): string => DATE.format(ms);
 /** The New York calendar day, such as 2013-10-07: sorts as text. */

@@ -2,7 +2,8 @@
 
 import { SvelteMap } from 'svelte/reactivity';
 import { AlertLog, KEPT } from './alerts.svelte';
-import { api, explain, type Alert, type Metric, type Ranking, type SystemToplist, type ToplistData } from './api';
+import { api, explain, type Alert, type Metric, type Ranking, type SystemStatus, type SystemToplist, type ToplistData } from './api';
+import { feedView } from './feed';
 import { parseTime } from './format';
 import { Movement } from './lists';
 import { TapeSocket, type ServerMessage, type SocketState } from './socket';
@@ -15,6 +16,7 @@ const STALE_MS = 10_000;
 const FLUSH_MS = 250; // a rule that fires for a whole market at once is drawn four times a second, not ten thousand
 const OVERLAP_MS = 60_000; // partitions end their seconds at different moments: look a little further back than the newest alert
 const COUNT_PAGES = 25;
+const STATUS_EVERY_MS = 2_500;
 
 export function dataState(ageMs: number): DataState {
   return ageMs < SLOW_MS ? 'fresh' : ageMs < STALE_MS ? 'slow' : 'stale';
@@ -27,6 +29,7 @@ class Live {
   eventMs = $state<number | null>(null);
   progressAt = $state<number | null>(null); // when event time last moved forward
   notice = $state('');
+  status = $state.raw<SystemStatus | null>(null); // null: it cannot be had
   toplists = $state.raw<SystemToplist[]>([]);
   metrics = $state.raw<Metric[]>([]);
   lists = new SvelteMap<string, ListView>();
@@ -34,7 +37,8 @@ class Live {
   news = $state.raw<Alert[]>([]); // what the last flush added
 
   readonly dataAgeMs = $derived(this.progressAt === null ? Infinity : Math.max(0, this.now - this.progressAt));
-  readonly data = $derived(dataState(this.dataAgeMs));
+  readonly feed = $derived(feedView(this.status));
+  readonly data = $derived(this.feed.flows ? dataState(this.dataAgeMs) : 'stale'); // time may go on where nothing arrives
   readonly units = $derived(new Map(this.metrics.map((metric) => [metric.name, metric.unit])));
 
   #socket = new TapeSocket(`${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/ws`, {
@@ -44,16 +48,23 @@ class Live {
   #movements = new Map<string, Movement>();
   #newestMs = -Infinity;
   #arrived: Alert[] = [];
+  #noted: Alert[] = [];
   #flush: ReturnType<typeof setTimeout> | undefined;
   #flushedAt = -Infinity;
   #historyLoaded = false;
+  #looking = false;
 
   /** Connects; the returned function ends everything. */
   start(): () => void {
     const tick = setInterval(() => (this.now = performance.now()), 500);
+    const look = setInterval(() => document.hidden || void this.#look(), STATUS_EVERY_MS);
+    const shown = () => document.hidden || void this.#look();
+    document.addEventListener('visibilitychange', shown);
     this.#socket.open();
     return () => {
       clearInterval(tick);
+      clearInterval(look);
+      document.removeEventListener('visibilitychange', shown);
       this.#socket.close();
     };
   }
@@ -75,10 +86,23 @@ class Live {
 
   #connection(state: SocketState): void {
     this.socket = state;
-    if (state !== 'open') return;
+    if (state !== 'open') {
+      this.status = null;
+      return;
+    }
+    void this.#look();
     this.#newestMs = -Infinity; // after a restart event time may begin earlier
     this.notice = '';
     void this.#load().catch((error: unknown) => (this.notice = explain(error)));
+  }
+
+  /** A status that cannot be had is null: the light says so, and the next look is soon. */
+  async #look(): Promise<void> {
+    if (this.#looking) return;
+    this.#looking = true;
+    const status = this.socket === 'open' ? await api.status().catch(() => null) : null;
+    this.status = this.socket === 'open' ? status : null;
+    this.#looking = false;
   }
 
   async #load(): Promise<void> {
@@ -101,25 +125,29 @@ class Live {
     this.alerts.counted = true;
   }
 
+  /** As far back as the list goes, because notes may have come to any of its alerts. */
   async #loadMissed(): Promise<void> {
-    const newest = this.alerts.items[0];
-    const since = newest && new Date(newest.firedMs - OVERLAP_MS).toISOString();
+    const [newest, oldest] = [this.alerts.items[0], this.alerts.items.at(-1)];
+    const known = newest ? newest.firedMs - OVERLAP_MS : -Infinity; // from there on back no alert is missing
+    const since = oldest && new Date(Math.min(known, oldest.firedMs)).toISOString();
     let cursor: string | null | undefined;
+    let reached = Infinity;
     let loaded = 0;
     do {
       const page = await api.alerts({ limit: 200, ...(since && { since }), ...(cursor && { cursor }) });
       this.#announce(this.alerts.add(page.items, this.now));
       cursor = page.next_cursor;
+      reached = parseTime(page.items.at(-1)?.fired_at ?? '');
       loaded += page.items.length;
     } while (cursor && loaded < KEPT);
-    if (cursor) this.alerts.counted = false;
+    if (cursor && reached > known) this.alerts.counted = false;
   }
 
   #receive(message: ServerMessage): void {
     if (message.type === 'toplist_update') this.#update(message.data);
     else if (message.type === 'error') this.notice = message.data.message;
-    else if (message.type === 'alert') {
-      this.#arrived.push(message.data);
+    else if (message.type === 'alert' || message.type === 'alert_note') {
+      (message.type === 'alert' ? this.#arrived : this.#noted).push(message.data);
       this.#flush ??= setTimeout(() => this.#show(), Math.max(0, this.#flushedAt + FLUSH_MS - performance.now()));
     }
   }
@@ -128,6 +156,7 @@ class Live {
     this.#flush = undefined;
     this.#flushedAt = this.now = performance.now();
     this.#announce(this.alerts.add(this.#arrived.splice(0), this.now));
+    this.alerts.add(this.#noted.splice(0), null); // of alerts that the page has or had, or of before it was opened
   }
 
   #announce(added: Alert[]): void {

@@ -6,6 +6,7 @@ export type SocketState = 'connecting' | 'open' | 'waiting';
 export type ServerMessage =
   | { type: 'welcome' }
   | { type: 'alert'; data: Alert }
+  | { type: 'alert_note'; data: Alert }
   | { type: 'toplist_update'; data: ToplistData }
   | { type: 'pong' }
   | { type: 'error'; data: { code: string | number; message: string } };

@@ -52,6 +52,8 @@ class AlertBody(BaseModel):
     price: float | None
     values: dict[str, float | None]
     session: str
+    note: str | None
+    """What was learned after it fired, such as that a print before it was cancelled; a line each."""
 
 
 class AlertPage(BaseModel):

@@ -9,7 +9,7 @@ from fastapi import Query as FromQuery
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from tapewatch.documents import rfc3339
+from tapewatch.documents import Security, rfc3339
 from tapewatch.engine.columns import Bars
 from tapewatch.engine.metrics import CATALOGUE
 from tapewatch.errors import NotFound
@@ -26,7 +26,23 @@ class SymbolsQuery(Page):
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-^+=$_:]{0,24}$")] = ""
 
 
-class Glance(BaseModel):
+class Listing(BaseModel):
+    """What the symbol master says; null where it does not know, and all of it for a symbol that it does not list."""
+
+    name: str | None
+    exchange: str | None
+    """MIC of the listing exchange, such as ``XNAS``."""
+    tape: str | None
+    type: str | None
+    is_test: bool | None
+    active: bool | None
+    market_cap: float | None
+    shares_outstanding: float | None
+    sector: str | None
+    round_lot: int | None
+
+
+class Glance(Listing):
     symbol: str
     price: float | None
     change_pct_day: float | None
@@ -50,8 +66,10 @@ class Bar(BaseModel):
     revision: int
 
 
-class SymbolDetail(BaseModel):
+class SymbolDetail(Listing):
     symbol: str
+    listing_as_of: str | None
+    """The date of what the symbol master says."""
     as_of: str | None
     session: str | None
     metrics: dict[str, float | None]
@@ -68,19 +86,26 @@ def router(services: Services) -> APIRouter:
         first = bisect_left(symbols, query.prefix)
         found = list(takewhile(lambda symbol: symbol.startswith(query.prefix), symbols[first:]))
         page = found[query.offset : query.offset + query.limit]
-        items = [{"symbol": symbol, **board.some_of(symbol, _GLANCE)} for symbol in page]
+        listed = {security.symbol: security for security in await services.store.securities_of(page)}
+        items = [
+            {"symbol": symbol, **board.some_of(symbol, _GLANCE), **_listing(listed.get(symbol))} for symbol in page
+        ]
         return json_response({"items": items, "total": len(found)})
 
     @routes.get("/{symbol}", response_model=SymbolDetail, dependencies=[NO_QUERY])
     async def read_symbol(symbol: SymbolName) -> Response:
         bars = await services.store.bars(symbol, limit=_BARS_SHOWN)
         view = board.of(symbol)
+        listed = await services.store.securities_of([symbol])
+        security = listed[0] if listed else None
         if view is None and not len(bars):
             raise NotFound(f"{symbol} has not traded")
         # Stored bars without a board: the process has just started, so all metrics are unknown.
         return json_response(
             {
                 "symbol": symbol,
+                **_listing(security),
+                "listing_as_of": None if security is None else security.as_of.isoformat(),
                 "as_of": None if view is None else rfc3339(view.as_of_ns),
                 "session": None if view is None else view.session,
                 "metrics": dict.fromkeys(CATALOGUE) if view is None else view.metrics,
@@ -89,6 +114,10 @@ def router(services: Services) -> APIRouter:
         )
 
     return routes
+
+
+def _listing(security: Security | None) -> dict[str, Any]:
+    return {name: getattr(security, name, None) for name in Listing.model_fields}
 
 
 def _as_json(bars: Bars) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapewatch.engine.columns import Batch, Kind, make_batch
-from tapewatch.feeds.seen import SeenTrades
+from tapewatch.engine.seen import SeenTrades
 
 NOON_NS = 1_700_000_000_000_000_000
 
