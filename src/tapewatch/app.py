@@ -133,9 +133,9 @@ class Embedded:
         )
         self._source = source
         self._reference = (
-            None
-            if source is None
-            else ReferenceRole(source=source, store=store, clock=clock, days=days, announce=self.ingest.announce)
+            ReferenceRole(source=source, store=store, clock=clock, days=days, announce=self.ingest.announce)
+            if config.feed in LIVE_FEEDS
+            else None
         )
         self.scanners: list[Scanner] = []
         self._readers: list[tuple[str, BarsRole | ScannerRole | IndicatorsRole | AlertsRole]] = []
@@ -328,11 +328,11 @@ async def _fill(gap: Gap, source: "RestSource", board: BoardView) -> tuple[Batch
 
 
 def _reference(config: UpConfig, clock: Clock) -> "RestSource | None":
-    if config.reference is None:
+    if config.reference_source is None:
         return None
     from tapewatch.feeds.reference.sources import rest_source
 
-    return rest_source(config.reference, clock, secrets=config.secrets)
+    return rest_source(config.reference_source, clock, secrets=config.secrets)
 
 
 def _feed(config: UpConfig, clock: Clock) -> Feed:

@@ -100,7 +100,7 @@ def up(
     fallback: Annotated[str | None, typer.Option(help="A second live feed for when the first fails.")] = None,
     fallback_url: Annotated[str | None, typer.Option(help="Another address of the fallback.")] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Where splits, closes and back-fills come from: alpaca or massive.")
+        str | None, typer.Option(help="Where splits, closes and back-fills come from: alpaca, massive or none.")
     ] = None,
     secrets: Annotated[Path | None, typer.Option(help="A file of keys (TOML), beside the environment.")] = None,
     tape: Annotated[list[Path] | None, typer.Option(help="A tape file for --feed replay; may be repeated.")] = None,
@@ -396,6 +396,39 @@ def reference_refresh(
         _tell_refreshed(refreshed, as_json=as_json)
 
     _run(run())
+
+
+@reference_app.command("conditions")
+def reference_conditions(
+    out: Annotated[Path, typer.Option(help="The table to write, for --eligibility.")] = Path("massive.toml"),
+    secrets: Annotated[Path | None, typer.Option(help="A file of keys (TOML), beside the environment.")] = None,
+    address: Annotated[str | None, typer.Option(help="Another address of the provider's REST.")] = None,
+) -> None:
+    """Make an eligibility table of Massive's sale conditions as they are today."""
+    from tapewatch.clock import SystemClock
+    from tapewatch.eligibility import load_profile, profile_from_massive
+    from tapewatch.feeds.reference.massive_rest import MassiveReference
+    from tapewatch.feeds.reference.sources import rest_source
+
+    if out.suffix != ".toml":
+        raise ConfigError(f"--out: {out} must end in .toml")
+    source = rest_source("massive", SystemClock(), secrets=secrets, address=address)
+
+    answers: list[bytes] = []
+
+    async def run() -> None:
+        try:
+            answers.append(await cast(MassiveReference, source).conditions())
+        finally:
+            await source.close()
+
+    _run(run())
+    try:
+        out.write_text(profile_from_massive(*answers), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from None
+    load_profile(str(out))
+    print(f"sale conditions of today -> {out}")
 
 
 @reference_app.command("load")

@@ -13,6 +13,7 @@ _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SYMBOL = re.compile(r"[A-Z][A-Z0-9.\-/]{0,15}")
 PULSE_S = 0.1
 LIVE_FEEDS = ("alpaca", "massive", "databento")
+_REFERENCES = ("alpaca", "massive")
 FEEDS = ("synthetic", "replay", *LIVE_FEEDS)
 
 
@@ -59,7 +60,7 @@ class UpConfig:
     quotes: bool = False
     secrets: Path | None = None
     reference: str | None = None
-    """Where reference data and back-fills come from: a provider, or None for nowhere."""
+    """Where reference data and back-fills come from: a provider, ``none``, or None for the feed's own."""
     eligibility: str | None = None
     """None: the feed's own vendor's."""
     kept_trades: int = 500_000
@@ -90,8 +91,8 @@ class UpConfig:
             raise ConfigError("--fallback-url goes with --fallback")
         if self.fallback == self.feed and self.fallback_url == self.feed_url:
             raise ConfigError("--fallback: it is the feed itself; most plans allow one connection")
-        if self.reference not in {None, "alpaca", "massive"}:
-            raise ConfigError(f"--reference: {self.reference!r} has no reference data; there are: alpaca, massive")
+        if self.reference not in {None, "none", *_REFERENCES}:
+            raise ConfigError(f"--reference: {self.reference!r} is none of: {', '.join(_REFERENCES)}, none")
         if not 1_000 <= self.kept_trades <= 50_000_000:
             raise ConfigError(f"--kept-trades: {self.kept_trades} is not between 1000 and 50000000")
         if self.feed == "replay" and not self.tapes:
@@ -113,6 +114,13 @@ class UpConfig:
     def profile(self) -> str:
         """Which trades may set prices."""
         return self.eligibility or ("massive" if self.feed == "massive" else "alpaca")
+
+    @property
+    def reference_source(self) -> str | None:
+        """A provider of reference data; a replay server has none."""
+        if self.reference is None:
+            return self.feed if self.feed in _REFERENCES and self.feed_url is None else None
+        return None if self.reference == "none" else self.reference
 
 
 def symbols_of(text: str | None) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ ALERT_DELIVERY_LATENCY_SECONDS = Histogram(
 CONSUMER_LAG = Gauge("consumer_lag", "Entries of the stream that the reader has not handled yet", ("role", "partition"))
 WORKER_QUEUE_DEPTH = Gauge("worker_queue_depth", "Items waiting in a bounded queue", ("queue",))
 TICKS_TOTAL = Counter("ticks_total", "Rows written to the tape", ("feed",))
+FEED_RUNNING = Gauge("feed_running", "1 while the provider's data flow", ("feed", "role"))
 DUPLICATE_TRADES_TOTAL = Counter("duplicate_trades_total", "Trades left out because they had come before", ("feed",))
 ALERTS_EMITTED_TOTAL = Counter("alerts_emitted_total", "Alerts that the scanner published")
 ALERTS_DELIVERED_TOTAL = Counter("alerts_delivered_total", "Alert frames handed to a socket, one a client")

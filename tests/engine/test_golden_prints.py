@@ -32,7 +32,7 @@ class Played:
     """
 
     def __init__(self, profile: str, tape: Sequence[Row | Mark]) -> None:
-        self.scanner = Scanner(days=trading_days(), profile=load_profile(profile), board_interval_ns=SECOND)
+        self.scanner = Scanner(days=trading_days(), profile=load_profile(profile), board_interval_ns=10 * MINUTE)
         parts: list[Bars] = []
         marked: list[Row | Mark] = []
         for item in tape:

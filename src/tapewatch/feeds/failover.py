@@ -19,7 +19,7 @@ from tapewatch.errors import FeedLoss, FeedLost, FeedRefused
 from tapewatch.feeds.live import LiveFeed
 from tapewatch.feeds.marks import first_after
 from tapewatch.ports import Clock, Feed, FeedStatus
-from tapewatch.telemetry import FEED_CONNECTS_TOTAL, FEED_LOSSES_TOTAL
+from tapewatch.telemetry import FEED_CONNECTS_TOTAL, FEED_LOSSES_TOTAL, FEED_RUNNING
 
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
@@ -159,6 +159,7 @@ class FailoverFeed:
         if line.task is not None:
             line.task.cancel()
         line.task = line.flowing_since_ns = line.covers_from_ns = None
+        FEED_RUNNING.labels(feed=line.feed.name, role=line.role).set(0)
         if line.state != "refused":
             line.state = "waiting"
 
@@ -177,6 +178,7 @@ class FailoverFeed:
                         await self._events.put((line, keeper, item))
             except Exception as error:  # noqa: BLE001  # raised where the items are read
                 event = error
+            FEED_RUNNING.labels(feed=line.feed.name, role=line.role).set(0)
             wait_s = self._lost(line, event) if isinstance(event, FeedLost) else None
             if isinstance(event, FeedRefused):
                 line.state, line.reason, line.problem = "refused", "refused", str(event)
@@ -194,6 +196,7 @@ class FailoverFeed:
             line.state, line.problem, line.reason = "running", "", ""
             line.connects += 1
             FEED_CONNECTS_TOTAL.labels(feed=line.feed.name).inc()
+            FEED_RUNNING.labels(feed=line.feed.name, role=line.role).set(1)
             log.info("feed connected", feed=line.feed.name, role=line.role)
         if isinstance(item, Batch) and len(item):
             line.rows += len(item)

@@ -241,13 +241,13 @@ def previous_closes(facts: Facts) -> Batch:
 
 class ReferenceRole:
     """Runs until it is cancelled or the calendar ends. A source that is away is asked again; one that refuses, or makes
-    no sense, is asked again on the next day.
+    no sense, is asked again on the next day. Without a source, what is stored is announced.
     """
 
     def __init__(
         self,
         *,
-        source: Reference,
+        source: Reference | None,
         store: Store,
         clock: Clock,
         days: TradingDays,
@@ -289,6 +289,8 @@ class ReferenceRole:
         log.info("previous closes", day=str(day_of_number(self._dates.numbers[day])), symbols=len(closes))
 
     async def _refresh(self, day: int) -> bool:
+        if self._source is None:
+            return True
         wait_s = FIRST_WAIT_S
         while True:
             try:
@@ -315,7 +317,7 @@ class ReferenceRole:
     def _tell(self, problem: str) -> None:
         self.refreshed, self.problem = None, problem
         ERRORS_TOTAL.labels(where="reference.refresh").inc()
-        log.warning("reference data is not up to date", source=self._source.name, why=problem)
+        log.warning("reference data is not up to date", why=problem)
 
     async def _sleep_until(self, due_ns: int) -> None:
         """In short pieces: the machine may sleep, or have its clock set."""
