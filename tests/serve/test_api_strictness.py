@@ -116,7 +116,7 @@ async def test_body_hostile_is_refused_and_never_stored(api: httpx.AsyncClient, 
         assert problem["where"].startswith("body")
         assert "Traceback" not in answer.text
         assert len(answer.content) < 1_500
-    assert time.process_time() - started < 0.5
+    assert time.process_time() - started < 1.0
     listed = await api.get(RULES)
     assert (listed.status_code, listed.json()) == (200, {"items": [], "total": 0})
 

@@ -308,7 +308,7 @@ class MassiveSession:
 
     def _trades(self, run: Run) -> None:
         messages = run.messages
-        tapes = small([m.tape for m in messages], _reference().tapes)
+        tapes = small([m.tape for m in messages], provider_codes().tapes)
         self._rows.add(
             run,
             Kind.TRADE,
@@ -324,7 +324,7 @@ class MassiveSession:
 
     def _quotes(self, run: Run) -> None:
         messages = run.messages
-        tapes = small([m.tape for m in messages], _reference().tapes)
+        tapes = small([m.tape for m in messages], provider_codes().tapes)
         self._rows.add(
             run,
             Kind.BID,
@@ -355,7 +355,7 @@ class MassiveSession:
             messages = mine.messages
             symbol = [m.symbol for m in messages]
             ts_ns = _any_unit(integers([m.ts for m in messages]))
-            tape = small([m.tape for m in messages], _reference().tapes)
+            tape = small([m.tape for m in messages], provider_codes().tapes)
             if kind is Kind.BAND_LOW:
                 price = np.stack([floats([m.low for m in messages]), floats([m.high for m in messages])], axis=1)
                 self._rows.add(mine, kind, Kind.BAND_HIGH, symbol=symbol, ts_ns=ts_ns, price=price, tape=tape)
@@ -429,7 +429,7 @@ class _Reference:
 
 
 @cache
-def _reference() -> _Reference:
+def provider_codes() -> _Reference:
     table = tomllib.loads((files("tapewatch") / "reference" / "massive_conditions.toml").read_text(encoding="utf-8"))
     tapes, exchanges = np.zeros(256, np.uint8), np.zeros((TAPES, 256), np.uint8)
     tapes[1:4] = [ord(letter) for letter in "ABC"]
@@ -447,7 +447,7 @@ def _by_tape(table: Mapping[str, Mapping[str, str]]) -> tuple[Mapping[int, str],
 
 def _participants(ids: list[int], tapes: U8) -> U8:
     """Characters of exchanges."""
-    found: U8 = _reference().exchanges[TAPE_CLASS[tapes] * 256 + small(ids, _SAME)]
+    found: U8 = provider_codes().exchanges[TAPE_CLASS[tapes] * 256 + small(ids, _SAME)]
     return found
 
 
@@ -478,7 +478,7 @@ class _Conditions:
 
     def _learn(self, ids: _Ids) -> None:
         said = [number for number in msgspec.structs.astuple(ids) if number != -1]
-        texts = ["".join(table.get(number, _UNKNOWN_LETTER) for number in said) for table in _reference().letters]
+        texts = ["".join(table.get(number, _UNKNOWN_LETTER) for number in said) for table in provider_codes().letters]
         if _UNKNOWN_LETTER in texts[0]:
             self._quarantine.add("unknown_condition", repr(said), count=0)
         codes = [self._rows.condition(text) for text in texts]

@@ -20,7 +20,7 @@ from tapewatch.engine.columns import Bars, Batch
 from tapewatch.engine.conditions import TAPE_CLASS
 from tapewatch.engine.daily import DailyBars, join_daily_bars, make_daily_bars
 from tapewatch.errors import ConfigError, Invalid, NotFound
-from tapewatch.feeds.massive import _reference as massive_tables
+from tapewatch.feeds.massive import provider_codes as massive_tables
 from tapewatch.feeds.reference.listing import TAPE_OF_MIC, is_symbol, new_york_date, shown
 from tapewatch.feeds.reference.prints import Prints, minute_bars
 from tapewatch.feeds.reference.rest import Following, Rest

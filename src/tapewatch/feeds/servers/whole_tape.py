@@ -16,19 +16,19 @@ import pyarrow as pa
 from tapewatch.engine.columns import I64, MINUTE_NS, Batch, Bool, Kind, make_batch, pulse
 from tapewatch.feeds.dictionary import Dictionary
 from tapewatch.feeds.marks import TapeTime
-from tapewatch.feeds.tape_file import (
-    _LONGEST_SYMBOL,
-    _codes,
-    _corrections,
-    _File,
-    _floats,
-    _groups,
-    _integers,
-    _is_time,
-    _letters,
-    _open,
-    _spikes,
-    _trade_ids,
+from tapewatch.feeds.tape_parquet import (
+    LONGEST_SYMBOL,
+    TapeParquet,
+    corrections_of,
+    floats_of,
+    integers_of,
+    is_time,
+    letters_of,
+    open_tape,
+    overlapping,
+    texts_of,
+    timed_spikes,
+    trade_ids_of,
 )
 
 _NO_ID = np.iinfo(np.int64).min
@@ -74,8 +74,8 @@ class WholeTape:
     """Reads once, in the order of arrival; files that overlap are merged. `Invalid` for one that cannot be a tape."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        files = [_open(path, "conditions") for path in paths]
-        self._groups = _groups(files)
+        files = [open_tape(path, "conditions") for path in paths]
+        self._groups = overlapping(files)
         self._symbols, self._conditions = Dictionary(), Dictionary()
         self.total_rows = sum(file.rows for file in files)
         self.left_out: Counter[str] = Counter()
@@ -100,31 +100,31 @@ class WholeTape:
             end = pulse((self._time.now_ns // MINUTE_NS + 2) * MINUTE_NS)
             yield Rows(first_row=row, batch=end, originals={})
 
-    def _look_ahead(self, file: _File) -> None:
+    def _look_ahead(self, file: TapeParquet) -> None:
         """Records of correction hold what the trade first looked like, and stand after it."""
         if not {"correction", "trade_id"} <= set(file.columns):
             return
         codes = (table.column("correction") for table, *_ in replace(file, columns=["correction", "ts_ns"]).tables())
-        if not any((_corrections(column) == _CORRECTION).any() for column in codes):
+        if not any((corrections_of(column) == _CORRECTION).any() for column in codes):
             return
         for table, _row, _next_ns in file.tables():
-            code = _corrections(table.column("correction"))
+            code = corrections_of(table.column("correction"))
             found = np.flatnonzero(code == _CORRECTION)
             if len(found):
                 columns = self._columns(table.take(found))
                 self._before.update(zip(_keys(columns), self._figures(columns), strict=True))
 
-    def _decode(self, file: _File) -> Iterator[_Columns]:
+    def _decode(self, file: TapeParquet) -> Iterator[_Columns]:
         """Columns of sound rows, and `arrival_ns`: the highest time that the file had reached with each."""
         run_ns = -1
         for table, _row, next_ns in file.tables():
             columns = self._columns(table)
             ts_ns, price, size = columns["ts_ns"], columns["price"], columns["size"]
-            timed = _is_time(ts_ns)
+            timed = is_time(ts_ns)
             unsound: dict[str, Bool] = {
                 "symbol": np.array([_is_no_symbol(name) for name in self._symbols.names])[columns["symbol"]],
                 "ts_ns": ~timed,
-                "ts_ns_spike": _spikes(ts_ns, timed, run_ns, next_ns),
+                "ts_ns_spike": timed_spikes(ts_ns, timed, run_ns, next_ns),
                 "price": ~((price > 0) & (price < np.inf)),
                 "size": ~((size >= 0) & (size < np.inf)),
                 "correction": ~np.isin(columns["code"], (*_TRADES, _CANCEL, _ERROR, _CORRECTION))
@@ -142,21 +142,21 @@ class WholeTape:
 
     def _columns(self, table: pa.Table) -> _Columns:
         def coded(name: str, dictionary: Dictionary) -> I64:
-            names, codes = _codes(table.column(name))
+            names, codes = texts_of(table.column(name))
             return dictionary.encode(names)[codes]
 
-        ids = _trade_ids(table)
+        ids = trade_ids_of(table)
         rows, columns = table.num_rows, table.column_names
         return {
             "symbol": coded("symbol", self._symbols),
             "condition": coded("conditions", self._conditions),
-            "ts_ns": _integers(table.column("ts_ns")),
-            "price": _floats(table.column("price")),
-            "size": _floats(table.column("size")),
-            "tape": _letters(_codes(table.column("tape"))),
-            "exchange": _letters(_codes(table.column("exchange"))),
+            "ts_ns": integers_of(table.column("ts_ns")),
+            "price": floats_of(table.column("price")),
+            "size": floats_of(table.column("size")),
+            "tape": letters_of(texts_of(table.column("tape"))),
+            "exchange": letters_of(texts_of(table.column("exchange"))),
             "trade_id": np.full(rows, _NO_ID) if ids is None else ids,
-            "code": _corrections(table.column("correction")) if "correction" in columns else np.zeros(rows, np.int64),
+            "code": corrections_of(table.column("correction")) if "correction" in columns else np.zeros(rows, np.int64),
         }
 
     def _figures(self, columns: _Columns) -> list[Figures]:
@@ -212,7 +212,7 @@ def _keys(columns: _Columns) -> list[_Key]:
 
 
 def _is_no_symbol(name: str) -> bool:
-    return not name or len(name) > _LONGEST_SYMBOL or not name.isprintable()
+    return not name or len(name) > LONGEST_SYMBOL or not name.isprintable()
 
 
 def _merge(files: Sequence[Iterator[_Columns]]) -> Iterator[_Columns]:
