@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from tapewatch import __version__
-from tapewatch.bench import decode, engine, server, tapes
+from tapewatch.bench import decode, decode_dbn, engine, server, tapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ FIGURES: dict[str, _Subject] = {
     "replay_session": _Subject("s", tapes.SESSION_WHAT, tapes.session),
     "decode_massive": _Subject("trades/s", decode.MASSIVE_WHAT, decode.massive),
     "decode_alpaca": _Subject("trades/s", decode.ALPACA_WHAT, decode.alpaca),
+    "decode_databento": _Subject("trades/s", decode_dbn.DATABENTO_WHAT, decode_dbn.databento),
     "up": _Subject("", server.WHAT, lambda: ()),
 }
 
