@@ -1,10 +1,12 @@
 """Durations, data folders and what belongs together; the rest of the options is tested on the command line."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tapewatch.config import UpConfig, default_data_dir, duration_s, scan_interval_ns
+from tapewatch.config import UpConfig, default_data_dir, duration_s, scan_interval_ns, symbols_of
 from tapewatch.errors import ConfigError
 
 
@@ -70,3 +72,48 @@ def test_loopback_addresses_are_allowed(host: str) -> None:
 def test_other_addresses_are_refused(host: str) -> None:
     with pytest.raises(ConfigError, match="is not a loopback address"):
         UpConfig(host=host)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"feed": "nasdaq"}, "--feed: 'nasdaq' is not a feed"),
+        ({"fallback": "massive"}, "--fallback goes with a live feed"),
+        ({"feed_url": "ws://127.0.0.1:1"}, "--feed-url goes with a live feed"),
+        ({"watch": ("AAPL",)}, "--watch goes with a live feed"),
+        ({"quotes": True}, "--quotes goes with a live feed"),
+        ({"feed": "alpaca", "fallback": "synthetic"}, "is not a live feed"),
+        ({"feed": "alpaca", "fallback": "alpaca"}, "it is the feed itself"),
+        ({"feed": "alpaca", "fallback_url": "ws://127.0.0.1:1"}, "goes with --fallback"),
+        ({"feed": "alpaca", "reference": "databento"}, "--reference: 'databento'"),
+        ({"feed": "alpaca", "kept_trades": 5}, "--kept-trades: 5"),
+    ],
+)
+def test_live_option_that_makes_no_sense_is_one_clear_error(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        UpConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "profile", "source"),
+    [
+        ({"feed": "alpaca"}, "alpaca", "alpaca"),
+        ({"feed": "massive"}, "massive", "massive"),
+        ({"feed": "massive", "feed_url": "ws://127.0.0.1:1/stocks"}, "massive", None),
+        ({"feed": "massive", "reference": "none", "eligibility": "sip"}, "sip", None),
+        ({"feed": "databento"}, "alpaca", None),
+        ({"feed": "databento", "reference": "massive"}, "alpaca", "massive"),
+        ({}, "alpaca", None),
+    ],
+)
+def test_feed_brings_its_own_profile_and_reference(options: dict[str, Any], profile: str, source: str | None) -> None:
+    config = UpConfig(**options)
+    assert (config.profile, config.reference_source) == (profile, source)
+
+
+def test_symbols_to_watch_are_a_list_or_all() -> None:
+    assert symbols_of(None) == symbols_of("*") == ("*",)
+    assert symbols_of("AAPL, BRK.B,AAPL") == ("AAPL", "BRK.B")
+    for wrong in ("", "aapl", "A,,B", "A B", "../x"):
+        with pytest.raises(ConfigError, match="--watch"):
+            symbols_of(wrong)

@@ -94,7 +94,8 @@ def _massive(
     if options.quotes:
         settings = replace(settings, channels=(*settings.channels, "Q"))
     if options.url is not None:
-        settings = replace(settings, url=options.url)
+        path = urlsplit(options.url).path.rstrip("/")
+        settings = replace(settings, url=options.url if path else f"{options.url.rstrip('/')}/stocks")
     return LiveFeed(
         name="massive",
         open_session=lambda: MassiveSession(

@@ -98,7 +98,7 @@ class MassiveServer(ReplayServer):
 
     def _bar_messages(self) -> Callable[[Batch], Sequence[Beside]]:
         days = trading_days()
-        builder, totals = BarBuilder(days=days, profile=load_profile("alpaca")), _DayTotals(days)
+        builder, totals = BarBuilder(days=days, profile=load_profile("massive")), _DayTotals(days)
 
         def make(batch: Batch) -> Sequence[Beside]:
             return totals.messages(builder.step(batch))
