@@ -129,7 +129,9 @@ class Store(Protocol):
         ...
 
     async def save_bars(self, bars: Bars, *, reader: str, position: Position | None = None) -> None:
-        """Insert or replace by (symbol, ts_ns); a lower revision never replaces a higher one."""
+        """Insert or replace by (symbol, ts_ns); a lower revision never replaces a higher one. A bar without a close was
+        withdrawn: it is kept, and not given back.
+        """
         ...
 
     async def bars(

@@ -72,7 +72,7 @@ def scan_tape(
 
 
 def final_bars(parts: list[Bars]) -> Bars:
-    """The last revision of each bar, ordered by symbol and time."""
+    """The last revision of each bar, ordered by symbol and time, without those that were withdrawn."""
     if not parts:
         return empty_bars()
     bars = concat_bars(parts)
@@ -81,7 +81,7 @@ def final_bars(parts: list[Bars]) -> Bars:
     symbol, ts_ns = bars.symbol[order], bars.ts_ns[order]
     last = np.ones(len(order), np.bool_)
     last[:-1] = (symbol[1:] != symbol[:-1]) | (ts_ns[1:] != ts_ns[:-1])
-    return bars.take(order[last])
+    return bars.take(order[last & ~np.isnan(bars.close[order])])
 
 
 def indicator_columns(bars: Bars) -> np.ndarray[Any, np.dtype[np.float64]]:

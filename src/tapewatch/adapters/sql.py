@@ -125,7 +125,9 @@ class SqlStore:
     ) -> Bars:
         newest = (
             sa.select(*(bars_1m.c[name] for name in BAR_COLUMNS[1:]))
-            .where(bars_1m.c.symbol == symbol, *_between(bars_1m.c.ts_ns, start_ns, end_ns))
+            .where(
+                bars_1m.c.symbol == symbol, bars_1m.c.close.is_not(None), *_between(bars_1m.c.ts_ns, start_ns, end_ns)
+            )
             .order_by(bars_1m.c.ts_ns.desc())
             .limit(_limit(limit))
         )

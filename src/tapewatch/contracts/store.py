@@ -142,6 +142,11 @@ class StoreContract:
         assert (await store.bars("A")).close.tolist() == [2.0]
         assert (await store.bars("B")).close.tolist() == [4.0]
 
+    async def test_withdrawn_bar_is_not_given_back_and_can_come_again(self, store: Store) -> None:
+        for revision, close, expected in ((0, 10.0, [10.0]), (1, math.nan, []), (0, 10.0, []), (2, 11.0, [11.0])):
+            await store.save_bars(make_bars([("A", NOON_NS)], close=close, revision=revision), reader="bars:0")
+            assert (await store.bars("A")).close.tolist() == expected
+
     async def test_saving_the_same_bars_again_changes_nothing(self, store: Store) -> None:
         bars = make_bars([("A", NOON_NS), ("B", NOON_NS)])
         for _ in range(3):
