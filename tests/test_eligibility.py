@@ -39,7 +39,12 @@ def test_profiles_are_the_shipped_tables() -> None:
     assert [load_profile(name).asks for name in profiles()] == [False, False, False, True]
 
 
-@pytest.mark.parametrize("name", ["", "Alpaca", "alpaca.toml", "../alpaca", "cta"])
+def test_table_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*mine\.toml: No such file"):
+        load_profile(str(tmp_path / "mine.toml"))
+
+
+@pytest.mark.parametrize("name", ["", "Alpaca", "../alpaca", "cta"])
 def test_unknown_profile_is_refused_with_those_that_there_are(name: str) -> None:
     with pytest.raises(ConfigError, match="there are: algoseek, alpaca, massive, sip"):
         load_profile(name)

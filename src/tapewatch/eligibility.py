@@ -56,8 +56,13 @@ def load_profile(name: str) -> Profile:
     """
     if name in profiles():
         text = (_TABLES / f"{name}.toml").read_text(encoding="utf-8")
-    elif name.endswith(".toml") and Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+    elif name.endswith(".toml"):
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"eligibility profile: cannot read {name}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"eligibility profile: {name} is not UTF-8 text") from None
     else:
         raise ConfigError(f"unknown eligibility profile {name!r}; there are: {', '.join(profiles())}")
     try:
