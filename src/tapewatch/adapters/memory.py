@@ -33,10 +33,10 @@ from tapewatch.errors import PositionLost, Unavailable
 from tapewatch.ports import Entry, Position, Ranked
 
 ENTRIES = 4_096
-BYTES = 32_000_000
-"""Columns of a stream's entries: some fourteen seconds of tape at 50,000 trades a second."""
-ENTRIES_BY_TOPIC: Mapping[str, int] = {"board": 4, "bars.finalized": 512}
-"""A board of ten thousand symbols is about 4 MB, and a minute's bars are 1 MB; nobody needs old ones."""
+BYTES = 16_000_000
+"""Columns of a stream's entries: some seven seconds of tape at 50,000 trades a second."""
+ENTRIES_BY_TOPIC: Mapping[str, int] = {"board": 2, "bars.finalized": 512}
+"""A board of ten thousand symbols is about 5 MB, and a minute's bars are 1 MB; nobody needs old ones."""
 NOTICES = 1_024
 KEYS = 1_000_000
 TURN = 64

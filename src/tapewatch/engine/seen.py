@@ -24,13 +24,14 @@ _FEWEST_BITS, _MANY_BITS = 12, 22
 class SeenTrades:
     """Finds repeated trades by a 64-bit mix of what identifies them.
 
-    `most` bounds the memory: at least the newest `most` and at most twice as many trades are remembered, 32 bytes each
-    when there are many. None remembers all.
+    `most` bounds the memory: at least the newest `most` and at most twice as many trades are remembered, in two tables
+    that do not grow (16 to 32 bytes a trade). None remembers all.
     """
 
     def __init__(self, *, most: int | None = None) -> None:
         self._most = most
-        self._newest, self._older = _Keys(), _Keys()
+        self._bits = _FEWEST_BITS if most is None else (2 * most - 1).bit_length()
+        self._newest, self._older = _Keys(self._bits), _Keys(self._bits)
         self._names: tuple[str, ...] = ()
         self._name_keys = np.zeros(0, np.uint64)
 
@@ -50,7 +51,7 @@ class SeenTrades:
                 key = key[~known]
             repeated[fresh] = self._newest.add(key)
             if self._most is not None and self._newest.count >= self._most:
-                self._newest, self._older = _Keys(), self._newest
+                self._newest, self._older = self._older.emptied(), self._newest
         return repeated
 
     def _key(self, batch: Batch, rows: NDArray[np.intp]) -> U64:
@@ -83,10 +84,15 @@ def _mixed(key: U64, part: U64) -> U64:
 class _Keys:
     """A growing set of keys other than 0: open addressing, at most half full, a chunk of keys at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, bits: int) -> None:
         self.count = 0
-        self._bits = _FEWEST_BITS
-        self._table = np.zeros(1 << self._bits, np.uint64)
+        self._bits = bits
+        self._table = np.zeros(1 << bits, np.uint64)
+
+    def emptied(self) -> "_Keys":
+        self.count = 0
+        self._table.fill(0)
+        return self
 
     def among(self, key: U64) -> Bool | None:
         """Which keys are in the set; None when it is empty."""

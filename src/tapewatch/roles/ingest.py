@@ -30,7 +30,7 @@ from tapewatch.telemetry import DUPLICATE_TRADES_TOTAL, ERRORS_TOTAL, TICKS_TOTA
 RULES_CHANNEL = "rules.updated"
 RULES_AGAIN_S = 5.0
 """The store is asked for rules so often by itself: a notice can be lost."""
-REMEMBERED_TRADES = 1_000_000
+REMEMBERED_TRADES = 500_000
 """At least so many trades are known again when they come twice."""
 _WAITING_GAPS = 16
 """Gaps waiting to be filled; more of them stay as they are."""
