@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +13,7 @@ from tapewatch.contracts.samples import make_rule
 from tapewatch.engine.bars import BarBuilder
 from tapewatch.engine.columns import OPEN_END_NS, ROW_COLUMNS, SECOND_NS, Bars, Batch, Gap, make_batch, pulse
 from tapewatch.engine.rules import Ruleset
-from tapewatch.errors import FeedLost, FeedRefused
+from tapewatch.errors import FeedLost, FeedRefused, Unavailable
 from tapewatch.feeds.failover import FailoverFeed
 from tapewatch.roles.ingest import Ingest, partition_of
 
@@ -215,3 +216,72 @@ async def test_status_of_each_provider_is_at_hand(
         await eventually(lambda: ingest.state == "ended")
         (status,) = ingest.feeds()
     assert (status.name, status.role, status.rows) == ("script", "primary", 1)
+
+
+def named(batch: Batch, first_id: int) -> Batch:
+    """The batch with trade ids from `first_id` on."""
+    n = len(batch)
+    return replace(batch, trade_id=np.arange(first_id, first_id + n), exchange=np.full(n, ord("N"), np.uint8))
+
+
+async def test_trades_that_came_before_are_left_out_and_counted(
+    running: Any, bus: Any, ledger: Any, clock: Any, prints: Any, read: Any, eventually: Any
+) -> None:
+    first, again = named(prints(1, "A", "B"), 7), named(prints(2, "A", "B", "C"), 7)
+    feed = Script(first, replace(again, ts_ns=np.concatenate([first.ts_ns, again.ts_ns[2:]])))
+    ingest = Ingest(feed=feed, bus=bus, store=ledger, clock=clock)
+    async with running(ingest, cancel=True):
+        await eventually(lambda: ingest.state == "ended")
+        tape = [entry for entry in await read("ticks:0") if isinstance(entry, Batch)]
+    assert [len(batch) for batch in tape] == [2, 1]
+    assert [batch.symbols[batch.symbol[-1]] for batch in tape] == ["B", "C"]
+    assert (ingest.rows, ingest.duplicates) == (3, 2)
+    assert tape[1].marks_row.tolist() == [1]
+
+
+@pytest.mark.parametrize("complete", [True, False])
+async def test_gap_is_filled_and_taken_back_when_all_of_it_came(
+    running: Any, bus: Any, ledger: Any, clock: Any, prints: Any, read: Any, eventually: Any, *, complete: bool
+) -> None:
+    before, after, missed = named(prints(1, "A"), 1), named(prints(9, "A"), 9), named(prints(5, "A", "B"), 4)
+    start_ns, end_ns = int(before.ts_ns[0]), int(after.ts_ns[0])
+    asked: list[Gap] = []
+
+    async def fill(gap: Gap) -> tuple[Batch, bool]:
+        asked.append(gap)
+        return missed, complete
+
+    feed = Script(before, Gap(start_ns, OPEN_END_NS, "network"), Gap(start_ns, end_ns, "network"), after)
+    ingest = Ingest(feed=feed, bus=bus, store=ledger, clock=clock, fill=fill)
+    async with running(ingest, cancel=True):
+        await eventually(lambda: len(asked) == 1)
+        last = Gap(start_ns, start_ns, "network")
+        tape: list[Any] = []
+        while not (last in tape if complete else any(len(entry) == 2 for entry in tape if isinstance(entry, Batch))):
+            await asyncio.sleep(0)
+            tape = await read("ticks:0")
+    assert asked == [Gap(start_ns, end_ns, "network")]
+    assert (last in tape) == complete
+    rows = [entry.trade_id.tolist() for entry in tape if isinstance(entry, Batch)]
+    assert sorted(rows) == [[1], [4, 5], [9]]
+
+
+async def test_gap_that_the_source_cannot_fill_stays_and_the_tape_goes_on(
+    running: Any, bus: Any, ledger: Any, clock: Any, prints: Any, read: Any, eventually: Any
+) -> None:
+    async def fill(_gap: Gap) -> tuple[Batch, bool]:
+        raise Unavailable("the source is away")
+
+    gate = asyncio.Event()
+    first = prints(1, "A")
+    start_ns = int(first.ts_ns[0])
+    gap = Gap(start_ns, start_ns + 5 * SECOND_NS, "network")
+    feed = Script(first, gap, gate, prints(9, "A"))
+    ingest = Ingest(feed=feed, bus=bus, store=ledger, clock=clock, fill=fill)
+    async with running(ingest, cancel=True):
+        await eventually(lambda: feed.passed == 2)
+        gate.set()
+        await eventually(lambda: ingest.state == "ended")
+        tape = await read("ticks:0")
+    assert [entry for entry in tape if isinstance(entry, Gap)] == [gap]
+    assert ingest.rows == 2
