@@ -33,6 +33,13 @@ OPEN_NS = day_of("2025-03-03")[1]
 WITHIN_S = 60.0
 
 
+class HastyClock(SystemClock):
+    """Waits a fiftieth of what it is asked to."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / 50)
+
+
 class NoRules:
     """All that ingest asks of a store."""
 
@@ -194,3 +201,35 @@ async def test_feed_without_faults_is_read_to_its_end_without_a_gap(tmp_path: Pa
                 rows += len(item) if isinstance(item, Batch) else 0
                 if rows == 2_000:
                     break
+
+
+async def test_system_over_a_provider_says_how_it_is_and_runs_on_the_fallback(
+    running: Any, eventually: Any, tmp_path: Path
+) -> None:
+    tape = synthetic(tmp_path / "tape.parquet", rows=4_000)
+    async with MassiveServer([tape], speed=10.0) as second, AlpacaServer([tape], speed=10.0) as first:
+        feeds = [
+            open_feed(ProviderOptions(name=name, url=server.url), clock=SystemClock(), days=trading_days())
+            for name, server in (("alpaca", first), ("massive", second))
+        ]
+        async with running(FailoverFeed(feeds[0], feeds[1], HastyClock())) as up:
+            await eventually(lambda: up.embedded.ingest.rows > 100 and up.embedded.board.as_of() is not None)
+            status = await up.get("system/status")
+            assert (status["state"], status["feed"]["gap"]) == ("running", None)
+            assert [(c["name"], c["state"]) for c in status["feed"]["connections"]] == [
+                ("alpaca", "running"),
+                ("massive", "waiting"),
+            ]
+            await first.__aexit__()
+            await eventually(lambda: up.embedded.ingest.gap is not None)
+            status = await up.get("system/status")
+            assert status["state"] == "lost"
+            assert status["feed"]["gap"]["reason"] in {"network", "closed"}
+            await eventually(lambda: up.embedded.ingest.gap is None)
+            status = await up.get("system/status")
+            assert status["state"] == "degraded"
+            assert [(c["name"], c["role"], c["state"] == "running") for c in status["feed"]["connections"]] == [
+                ("alpaca", "primary", False),
+                ("massive", "fallback", True),
+            ]
+            assert "alpaca" in status["phase"]
