@@ -52,7 +52,8 @@ def scan_tape(
         raise ConfigError(f"the scan interval must be a multiple of {PULSE_NS // 1_000_000} ms")
     started = time.perf_counter()
     reader = TapeReader(tapes, conditions_column=profile.column, keep_test_symbols=keep_test_symbols)
-    scanner = Scanner(days=trading_days(), profile=profile, scan_interval_ns=scan_interval_ns)
+    # In a tape file cancelled and corrected trades are marked as such; none is withdrawn later.
+    scanner = Scanner(days=trading_days(), profile=profile, scan_interval_ns=scan_interval_ns, kept_trades=0)
     scanner.apply(ruleset(1, rules))
     parts: list[Bars] = []
     matches: list[Match] = []

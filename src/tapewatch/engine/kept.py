@@ -25,7 +25,9 @@ class Print(NamedTuple):
 
 
 class KeptTrades:
-    """`most` trades of 39 bytes. Positions are places in the ring; they hold until the next `add`."""
+    """`most` trades of 39 bytes; 0 keeps none, for a tape without amendments. Positions are places in the ring, and hold
+    until the next `add`.
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -40,6 +42,8 @@ class KeptTrades:
 
     def add(self, symbol: Index, ts_ns: I64, price: F64, size: F64, effect: U16, exchange: U8, trade_id: I64) -> None:
         """Keep these trades, in the order of arrival; as many of the oldest fall out."""
+        if not self.most:
+            return
         done = max(0, len(ts_ns) - self.most)
         while done < len(ts_ns):
             part = min(len(ts_ns) - done, self.most - self._next)

@@ -5,6 +5,7 @@ decided by those who read it.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -51,10 +52,17 @@ class TapeParquet:
             yield *before, _LATEST_NS
 
     def _pieces(self) -> Iterator[tuple[pa.Table, int]]:
+        """The next piece is read while the one before is worked on."""
         row = 0
-        with pq.ParquetFile(self.path, read_dictionary=[c for c in TEXT_COLUMNS if c in self.columns]) as file:
+        with (
+            pq.ParquetFile(self.path, read_dictionary=[c for c in TEXT_COLUMNS if c in self.columns]) as file,
+            ThreadPoolExecutor(1) as reading,
+        ):
+            pieces = file.iter_batches(batch_size=ROWS_AT_ONCE, columns=self.columns)
+            coming = reading.submit(next, pieces, None)
             try:
-                for piece in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=self.columns):
+                while (piece := coming.result()) is not None:
+                    coming = reading.submit(next, pieces, None)
                     yield pa.Table.from_batches([piece]), row
                     row += piece.num_rows
             except (pa.ArrowException, OSError) as error:
