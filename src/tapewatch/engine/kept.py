@@ -25,8 +25,8 @@ class Print(NamedTuple):
 
 
 class KeptTrades:
-    """`most` trades of 39 bytes; 0 keeps none, for a tape without amendments. Positions are places in the ring, and hold
-    until the next `add`.
+    """`most` trades of 39 bytes; 0 keeps none, for a tape without amendments. Positions are places in the ring; they
+    hold until the next `add`.
     """
 
     def __init__(self, most: int) -> None:
