@@ -11,7 +11,6 @@ from tapewatch.errors import ConfigError
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SYMBOL = re.compile(r"[A-Z][A-Z0-9.\-/]{0,15}")
-PULSE_S = 0.1
 LIVE_FEEDS = ("alpaca", "massive", "databento")
 _REFERENCES = ("alpaca", "massive")
 FEEDS = ("synthetic", "replay", *LIVE_FEEDS)

@@ -4,45 +4,13 @@ import math
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from held import HeldClock, write_tape
 
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.feeds.servers.play import PIECE_ROWS, Player
 
 pytestmark = pytest.mark.anyio
-
-START_NS = 1_741_617_000 * SECOND_NS
-
-
-class HeldClock:
-    """Time passes only while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.ns = 1_000 * SECOND_NS
-
-    def now_ns(self) -> int:
-        return self.ns
-
-    async def sleep(self, seconds: float) -> None:
-        self.ns += round(seconds * SECOND_NS)
-
-
-def write_tape(path: Path, seconds: list[float]) -> Path:
-    """One trade of AAPL at each of these seconds after the start."""
-    n = len(seconds)
-    table = {
-        "symbol": ["AAPL"] * n,
-        "ts_ns": [START_NS + round(second * SECOND_NS) for second in seconds],
-        "price": [10.0] * n,
-        "size": [100.0] * n,
-        "conditions": ["@"] * n,
-        "exchange": ["Q"] * n,
-        "tape": ["C"] * n,
-    }
-    pq.write_table(pa.table(table), path)
-    return path
 
 
 @pytest.mark.parametrize("speed", [1.0, 10.0])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from held import START_NS, HeldClock, write_tape
 
 from tapewatch.contracts.feed import FeedContract, OpenFeed, collect, plain
 from tapewatch.engine.columns import MINUTE_NS, SECOND_NS
@@ -15,39 +16,9 @@ from tapewatch.feeds.replay import ReplayFeed
 from tapewatch.feeds.synthetic import SyntheticFeed, TradingDay
 from tapewatch.feeds.tape_file import TapeReader
 
-START_NS = 1_741_617_000 * SECOND_NS  # 2025-03-10 10:30 New York
 DAY = TradingDay(
     pre_ns=START_NS, open_ns=START_NS + MINUTE_NS, close_ns=START_NS + 3 * MINUTE_NS, post_ns=START_NS + 4 * MINUTE_NS
 )
-
-
-class HeldClock:
-    """Time passes only while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.ns = 1_000 * SECOND_NS
-
-    def now_ns(self) -> int:
-        return self.ns
-
-    async def sleep(self, seconds: float) -> None:
-        self.ns += round(seconds * SECOND_NS)
-
-
-def write_tape(path: Path, seconds: list[float]) -> Path:
-    """One trade of AAPL at each of these seconds after the start."""
-    n = len(seconds)
-    table = {
-        "symbol": ["AAPL"] * n,
-        "ts_ns": [START_NS + round(second * SECOND_NS) for second in seconds],
-        "price": [10.0] * n,
-        "size": [100.0] * n,
-        "conditions": ["@"] * n,
-        "exchange": ["Q"] * n,
-        "tape": ["C"] * n,
-    }
-    pq.write_table(pa.table(table), path)
-    return path
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pyarrow as pa
 from tapewatch.engine.columns import I64, SECOND_NS, Bars, Kind
 from tapewatch.errors import ConfigError, FeedLoss, FeedLost, FeedRefused
 from tapewatch.feeds.dictionary import Dictionary
-from tapewatch.feeds.frames import Encoding, FrameReader, Message, Run, controls
+from tapewatch.feeds.frames import Encoding, FrameReader, Message, Run, before, controls
 from tapewatch.feeds.quarantine import Quarantine
 from tapewatch.feeds.rows import MOST_SYMBOLS, PARTICIPANTS, TAPES, RowMaker, floats, letters, scaled, trade_ids
 from tapewatch.feeds.session import Received
@@ -329,7 +329,7 @@ class AlpacaSession:
         for place, message in controls(found):
             ended = self._answer(message, replies)
             if ended is not None:
-                found = {kind: run.only(run.at < place) for kind, run in found.items()}
+                found = before(found, place)
                 break
         for kind, run in found.items():
             if kind in self._book and len(run):

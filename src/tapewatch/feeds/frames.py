@@ -78,6 +78,11 @@ def controls(found: dict[type, Run]) -> list[tuple[int, Message]]:
     return sorted(told, key=lambda pair: pair[0])
 
 
+def before(found: dict[type, Run], place: int) -> dict[type, Run]:
+    """The messages that came before a place."""
+    return {kind: run.only(run.at < place) for kind, run in found.items()}
+
+
 class FrameReader:
     """Reads arrays of tagged objects. Counts what it cannot use in `quarantine`, by the name of the field at fault, and
     fields that nobody knows in `notes`.

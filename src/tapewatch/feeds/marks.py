@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tapewatch.engine.columns import I64, ROW_COLUMNS, SECOND_NS, Batch, Bool, pulse
+from tapewatch.engine.columns import I64, MINUTE_NS, ROW_COLUMNS, SECOND_NS, Batch, Bool, pulse
 
 PULSE_NS = SECOND_NS // 10
 """Marks stand where time passes a tenth of a second."""
@@ -63,6 +63,10 @@ class TapeTime:
         at = np.flatnonzero(np.diff(cell, prepend=self.now_ns // PULSE_NS))
         self.now_ns = int(run[-1])
         return replace(rows, marks_row=at, marks_ns=cell[at] * PULSE_NS)
+
+    def end(self) -> Batch:
+        """A pulse two minutes after the last minute, so that everything closes."""
+        return pulse((self.now_ns // MINUTE_NS + 2) * MINUTE_NS)
 
 
 class LiveTime(TapeTime):

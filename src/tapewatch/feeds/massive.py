@@ -22,7 +22,7 @@ from tapewatch.engine.columns import F64, I64, MINUTE_NS, U8, Bars, Kind
 from tapewatch.engine.conditions import TAPE_CLASS, TAPES
 from tapewatch.errors import ConfigError, FeedLost, FeedRefused
 from tapewatch.feeds.dictionary import Dictionary
-from tapewatch.feeds.frames import FrameReader, Message, Run, controls
+from tapewatch.feeds.frames import FrameReader, Message, Run, before, controls
 from tapewatch.feeds.quarantine import Quarantine
 from tapewatch.feeds.rows import MOST_SYMBOLS, RowMaker, decimals, floats, integers, scaled, small, trade_ids
 from tapewatch.feeds.session import Received
@@ -254,7 +254,7 @@ class MassiveSession:
             if isinstance(message, _Status):
                 ended = self._answer(message, replies)
             if ended is not None:
-                found = {kind: run.only(run.at < place) for kind, run in found.items()}
+                found = before(found, place)
                 break
         for kind, run in found.items():
             if kind in self._book and len(run):

@@ -16,18 +16,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapewatch.engine.columns import I64, MINUTE_NS, ROW_COLUMNS, Batch, Bool, make_batch, pulse
+from tapewatch.engine.columns import I64, ROW_COLUMNS, Batch, Bool, make_batch
 from tapewatch.engine.seen import SeenTrades
 from tapewatch.feeds.dictionary import Dictionary
 from tapewatch.feeds.marks import TapeTime
 from tapewatch.feeds.tape_parquet import (
-    LONGEST_SYMBOL,
     ROWS_AT_ONCE,
     TEXT_COLUMNS,
     TapeParquet,
     corrections_of,
     floats_of,
     integers_of,
+    is_no_symbol,
     is_time,
     letters_of,
     open_tape,
@@ -88,7 +88,7 @@ class TapeReader:
             else:
                 yield from self._merge([[self._decode(file, *part) for part in file.tables()] for file in group])
         if self._time.now_ns >= 0:
-            yield pulse((self._time.now_ns // MINUTE_NS + 2) * MINUTE_NS)
+            yield self._time.end()
 
     # -- one chunk ----------------------------------------------------------------------------------------------------
 
@@ -113,7 +113,7 @@ class TapeReader:
                 np.logical_and(keep, ~bad, out=keep)
 
         names, symbol = text["symbol"]
-        wrong = np.array([not name or len(name) > LONGEST_SYMBOL or not name.isprintable() for name in names], np.bool_)
+        wrong = np.array([is_no_symbol(name) for name in names], np.bool_)
         tests = np.array([name in self._test_symbols for name in names], np.bool_)
         rejected, dropped, noted = self.seen.rejected, self.seen.dropped, self.seen.noted
         refuse("symbol", wrong[symbol], rejected)

@@ -25,7 +25,7 @@ _REQUIRED = ("symbol", "ts_ns", "price", "size", "conditions", "exchange", "tape
 _OPTIONAL = ("trade_id", "correction")
 TEXT_COLUMNS = ("symbol", "conditions", "exchange", "tape")
 _EARLIEST_NS, _LATEST_NS = 631_152_000 * SECOND_NS, 4_102_444_800 * SECOND_NS  # 1990 to 2100
-LONGEST_SYMBOL = 24
+_LONGEST_SYMBOL = 24
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -141,6 +141,11 @@ def overlapping(files_: list[TapeParquet]) -> list[list[TapeParquet]]:
 
 def _one_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def is_no_symbol(name: str) -> bool:
+    """Whether a text cannot name a security."""
+    return not name or len(name) > _LONGEST_SYMBOL or not name.isprintable()
 
 
 # -- columns ----------------------------------------------------------------------------------------------------------

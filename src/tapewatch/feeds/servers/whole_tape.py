@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from tapewatch.engine.columns import I64, MINUTE_NS, Batch, Bool, Kind, make_batch, pulse
+from tapewatch.engine.columns import I64, Batch, Bool, Kind, make_batch
 from tapewatch.feeds.dictionary import Dictionary
 from tapewatch.feeds.marks import TapeTime
 from tapewatch.feeds.tape_parquet import (
-    LONGEST_SYMBOL,
     TapeParquet,
     corrections_of,
     floats_of,
     integers_of,
+    is_no_symbol,
     is_time,
     letters_of,
     open_tape,
@@ -97,8 +97,7 @@ class WholeTape:
                 row += len(rows.batch)
                 yield rows
         if self._time.now_ns >= 0:
-            end = pulse((self._time.now_ns // MINUTE_NS + 2) * MINUTE_NS)
-            yield Rows(first_row=row, batch=end, originals={})
+            yield Rows(first_row=row, batch=self._time.end(), originals={})
 
     def _look_ahead(self, file: TapeParquet) -> None:
         """Records of correction hold what the trade first looked like, and stand after it."""
@@ -122,7 +121,7 @@ class WholeTape:
             ts_ns, price, size = columns["ts_ns"], columns["price"], columns["size"]
             timed = is_time(ts_ns)
             unsound: dict[str, Bool] = {
-                "symbol": np.array([_is_no_symbol(name) for name in self._symbols.names])[columns["symbol"]],
+                "symbol": np.array([is_no_symbol(name) for name in self._symbols.names])[columns["symbol"]],
                 "ts_ns": ~timed,
                 "ts_ns_spike": timed_spikes(ts_ns, timed, run_ns, next_ns),
                 "price": ~((price > 0) & (price < np.inf)),
@@ -209,10 +208,6 @@ class WholeTape:
 
 def _keys(columns: _Columns) -> list[_Key]:
     return list(zip(*(columns[name].tolist() for name in ("symbol", "exchange", "trade_id")), strict=True))
-
-
-def _is_no_symbol(name: str) -> bool:
-    return not name or len(name) > LONGEST_SYMBOL or not name.isprintable()
 
 
 def _merge(files: Sequence[Iterator[_Columns]]) -> Iterator[_Columns]:
