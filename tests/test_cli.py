@@ -26,6 +26,10 @@ COMMANDS = [
     "rules",
     "rules check",
     "rules test",
+    "rules explain",
+    "rules diff",
+    "rules apply",
+    "backtest",
     "db",
     "db upgrade",
     "doctor",
@@ -130,8 +134,11 @@ def test_no_words_show_the_help(say: Type, command: str) -> None:
         ("replay", "missing argument 'tapes' (see tapewatch replay --help)"),
         ("replay t.parquet", "missing option '--out'"),
         ("replay t.parquet --out", "option '--out' requires an argument"),
-        ("rules check", "missing argument 'file'"),
-        ("rules check a.json b.json", "unexpected extra argument"),
+        ("rules check", "missing argument 'paths'"),
+        ("rules explain", "missing argument 'rule'"),
+        ("rules explain a AAA BBB", "unexpected extra argument"),
+        ("rules diff", "missing argument 'paths'"),
+        ("rules apply --prune", "missing argument 'paths'"),
         ("rules test", "missing argument 'files'"),
         ("synthesize", "missing argument 'out'"),
         ("up --port eighty", "invalid value for '--port'"),
@@ -287,7 +294,7 @@ BAD_RULES = {
     "Infinity": (condition(value=float("-inf")), "-Infinity is not a number that JSON knows"),
     "too large for a float": (condition(value=5).replace("5", "1e999"), "conditions[0].value: "),
     "key twice": ('[{"id": "a", "id": "b"}]', "the key 'id' appears twice in one object"),
-    "unknown metric": (condition(metric="change_5m"), "conditions[0].metric: unknown metric 'change_5m'; did you mean"),
+    "unknown metric": (condition(metric="change_6m"), "conditions[0].metric: unknown metric 'change_6m'; did you mean"),
     "look-alike": (condition(metric="pri\u0441e"), "conditions[0].metric: unknown metric"),
     "metric of a thousand letters": (condition(metric="m" * 1000), "conditions[0].metric: "),
     "unknown operator": (condition(operator="=>"), "conditions[0].operator: input should be '>', '<', '>=', '<='"),
@@ -354,7 +361,15 @@ def test_bad_rules_are_refused_by_replay_and_up_too(say: Type, tape: Path, tmp_p
 def test_sound_rules_are_counted_or_printed(say: Type, tmp_path: Path) -> None:
     path = tmp_path / "rules.json"
     path.write_text(json.dumps({"rules": [RULE, {"conditions": [{**RULE["conditions"][0], "metric": "vwap_60m"}]}]}))
-    assert say("rules", "check", path) == Said(0, f"{path}: 2 rules, all sound\n", "")
+    said = say("rules", "check", path)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.splitlines() == [
+        "a: price > 10",
+        "    reads price; 2 us a scan",
+        "rule-2: vwap_1h > 10",
+        "    reads vwap_1h; 2 us a scan",
+        f"{path}: 2 rules and 0 watchlists, all sound",
+    ]
     printed = json.loads(say("rules", "check", path, "--json").out)
     assert [item["id"] for item in printed["rules"]] == ["a", "rule-2"]
     assert printed["rules"][1]["conditions"][0]["metric"] == "vwap_1h"
@@ -364,7 +379,9 @@ def test_rules_of_a_megabyte_are_read(say: Type, tmp_path: Path) -> None:
     path = tmp_path / "rules.json"
     path.write_text(json.dumps([{**RULE, "id": f"rule-{n}"} for n in range(12_000)]))
     assert path.stat().st_size > 1_000_000
-    assert say("rules", "check", path).out == f"{path}: 12000 rules, all sound\n"
+    *rules, last = say("rules", "check", path).out.splitlines()
+    assert len(rules) == 2 * 12_000
+    assert last == f"{path}: 12,000 rules and 0 watchlists, all sound"
 
 
 SCENARIO = """\

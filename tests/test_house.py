@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from tapewatch import errors
 from tapewatch.cli import app
-from tapewatch.documents import load_rules
+from tapewatch.documents import load_rule_file
 
 ROOT = Path(__file__).parent.parent
 MADE = {"data", "dist", "src/tapewatch/serve/ui"}
@@ -87,8 +87,8 @@ def test_help_of_every_command_in_readme_is_shown() -> None:
 
 
 def test_rule_file_in_readme_is_valid() -> None:
-    (example,) = re.findall(r"```json\n(.*?)```", readme(), re.DOTALL)
-    assert len(load_rules(example, where="README.md")) == 2
+    (example,) = re.findall(r"```rules\n(.*?)```", readme(), re.DOTALL)
+    assert len(load_rule_file(example, where="mine.rules")[0]) == 2
 
 
 @pytest.mark.parametrize("page", of_kind(".md"), ids=named)

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tapewatch.documents import Condition, Rule
+from tapewatch.documents import Condition, ConditionForm, Rule
 from tapewatch.eligibility import load_profile
 from tapewatch.engine.columns import MINUTE_NS, SECOND_NS
 from tapewatch.engine.indicators import INDICATORS
-from tapewatch.engine.metrics import CATALOGUE
+from tapewatch.engine.metrics import CATALOGUE, PUBLISHED
 from tapewatch.errors import ConfigError
 from tapewatch.feeds.synthetic import TradingDay, write_day
 from tapewatch.nyse import day_of, trading_days
-from tapewatch.replay import Replayed, scan_tape, write
+from tapewatch.replay import Replayed, TapeScan, scan_tape, write
 
 BAR_COLUMNS = ("symbol", "ts_ns", "open", "high", "low", "close", "volume", "vwap", "trade_count", "revision")
 DAYS_2013 = ("20131007", "20131008", "20131009")
@@ -180,13 +180,18 @@ def tape(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def many_rules(count: int) -> list[Rule]:
-    """Rules of one to three conditions over all metrics, with thresholds that a market of tens of dollars crosses."""
-    thresholds = {"$": 35.0, "%": 0.05, "shares": 1_500.0, "ratio": 1.1, "index": 55.0, "flag": 0.0}
-    metrics = list(CATALOGUE.values())
+    """Rules of one to three conditions over the published metrics, with thresholds that a market of tens of dollars
+    crosses.
+    """
+    thresholds = {
+        "$": 35.0, "%": 0.05, "shares": 1_500.0, "ratio": 1.1, "index": 55.0, "flag": 0.0,
+        "count": 2.0, "seconds": 5.0, "minutes": 10.0, "sigma": 1.0,
+    }  # fmt: skip
+    metrics = [CATALOGUE[name] for name in PUBLISHED]
     rules = []
     for i in range(count):
         picked = [metrics[(i * (k + 3) + k * 17) % len(metrics)] for k in range(1 + i % 3)]
-        conditions = [
+        conditions: list[ConditionForm] = [
             Condition(metric=m.name, operator="<=" if (i + k) % 3 == 2 else ">", value=thresholds[m.unit] * (1 + i % 2))
             for k, m in enumerate(picked)
         ]
@@ -300,6 +305,49 @@ def test_progress_ends_at_the_number_of_rows(tape: Path) -> None:
     total = pq.ParquetFile(tape).metadata.num_rows
     assert seen[-1] == (total, total)
     assert seen == sorted(seen)
+
+
+# -- until an instant --------------------------------------------------------------------------------------------------
+
+
+def until(tapes: Sequence[Path], at_ns: int, **options: Any) -> TapeScan:
+    scan = TapeScan(tapes, profile=load_profile("alpaca"), **options)
+    scan.until(at_ns)
+    return scan
+
+
+@pytest.mark.parametrize("interval_ns", [SECOND_NS, SECOND_NS // 10])
+def test_scan_at_an_instant_finds_what_the_replay_told_of_it(tape: Path, interval_ns: int) -> None:
+    rules = many_rules(20)
+    found = replay([tape], rules=rules, scan_interval_ns=interval_ns).matches
+    times = sorted({match.fired_at_ns for match in found})
+    for at_ns in times[:: len(times) // 4]:
+        for asked_ns in (at_ns, at_ns + interval_ns - 1):
+            plan = until([tape], asked_ns, rules=rules, scan_interval_ns=interval_ns).scanner.plan
+            assert plan.scene is not None
+            assert plan.scene.now_ns == at_ns
+            assert [match.alert_id for match in plan.matches] == [m.alert_id for m in found if m.fired_at_ns == at_ns]
+
+
+def test_scan_in_a_silence_of_the_tape_is_made_and_sees_nothing_of_what_follows(tmp_path: Path) -> None:
+    open_ns = day_of("2025-03-10")[1]
+    path = tmp_path / "sparse.parquet"
+    times = [open_ns + SECOND_NS // 2, open_ns + 9 * SECOND_NS // 2, open_ns + 141 * SECOND_NS // 2]
+    columns: dict[str, Any] = {"conditions": [" "] * 3, "exchange": ["N"] * 3, "tape": ["A"] * 3}
+    pq.write_table(
+        pa.table({"symbol": ["AAA"] * 3, "ts_ns": times, "price": [9.0, 11.0, 12.0], "size": [100.0] * 3, **columns}),
+        path,
+    )
+    rules = [Rule(id="ten", name="Ten", conditions=[Condition(metric="price", operator=">", value=10.0)])]
+    prices = {}
+    for second in (1, 4, 5, 6, 59, 70, 71, 72):
+        scene = until([path], open_ns + second * SECOND_NS, rules=rules).scanner.plan.scene
+        assert scene is not None
+        assert scene.now_ns == open_ns + second * SECOND_NS
+        prices[second] = float(scene.row("price")[0])
+    assert prices == {1: 9.0, 4: 9.0, 5: 11.0, 6: 11.0, 59: 11.0, 70: 11.0, 71: 12.0, 72: 12.0}
+    assert until([path], open_ns, rules=rules).scanner.plan.scene is None  # the tape has not begun
+    assert until([path], 0, rules=rules).scanner.plan.scene is None
 
 
 def test_calendar_covers_the_days_of_the_real_tapes() -> None:

@@ -14,5 +14,6 @@ export default defineConfig({
     assetsInlineLimit: 0, // the server's content security policy allows no data: addresses
     modulePreload: { polyfill: false },
   },
-  server: { proxy: { '/api': server, '/ws': { target: server, ws: true } } },
+  // The Host of the page is kept: the server refuses changes whose Origin is another.
+  server: { proxy: { '/api': { target: server }, '/ws': { target: server, ws: true } } },
 });

@@ -26,27 +26,33 @@ from tapewatch.adapters.memory import MemoryBus, MemoryHotState
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.clock import SystemClock
 from tapewatch.config import LIVE_FEEDS, UpConfig
-from tapewatch.documents import load_rules, rfc3339
+from tapewatch.documents import rfc3339
+from tapewatch.dry_runs import DryRuns
 from tapewatch.eligibility import load_profile
 from tapewatch.engine.bars import BarBuilder
 from tapewatch.engine.columns import SECOND_NS, Batch, Gap
 from tapewatch.engine.indicators import Indicators
 from tapewatch.engine.scanner import Scanner
 from tapewatch.engine.toplists import SYSTEM_TOPLISTS
-from tapewatch.errors import ConfigError, Invalid, NotFound, VersionConflict
+from tapewatch.errors import ConfigError, Unavailable, VersionConflict
 from tapewatch.feeds.synthetic import SyntheticFeed, TradingDay
 from tapewatch.nyse import trading_days
 from tapewatch.ports import Clock, Feed, FeedStatus, Store
 from tapewatch.roles.alerts import AlertsRole
 from tapewatch.roles.bars import BarsRole
+from tapewatch.roles.explain import ExplainRole
+from tapewatch.roles.housekeeping import Housekeeping
 from tapewatch.roles.indicators import IndicatorsRole
 from tapewatch.roles.ingest import Ingest
 from tapewatch.roles.parity import ParityRole
 from tapewatch.roles.reference import ReferenceRole
 from tapewatch.roles.scanner import ScannerRole
+from tapewatch.roles.scoreboard import ScoreboardRole
 from tapewatch.roles.toplists import ToplistsRole
+from tapewatch.rules_as_code import InStore, changes, read_rule_book
 from tapewatch.serve.app import create_app
 from tapewatch.serve.board_view import BoardView
+from tapewatch.serve.explanations import Explanations
 from tapewatch.serve.gateway import Gateway
 from tapewatch.serve.server import server_config
 from tapewatch.serve.services import Services
@@ -160,6 +166,9 @@ class Embedded:
                 ),
                 (f"alerts:{p}", AlertsRole(bus=bus, hot=hot, store=store, clock=clock, partition=p)),
             ]
+        self._explaining = [ExplainRole(scanner=scanner, bus=bus) for scanner in self.scanners]
+        self.scoreboard = ScoreboardRole(days=days, bus=bus, hot=hot, store=store, clock=clock, partitions=partitions)
+        self._housekeeping = Housekeeping(store=store, clock=clock)
         self.parities = [ParityRole(bus=bus, clock=clock, partition=p) for p in range(partitions)]
         self.toplists = ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=partitions)
         self.gateway = Gateway(bus, clock, toplists=SYSTEM_TOPLISTS, partitions=partitions)
@@ -174,10 +183,19 @@ class Embedded:
                 gateway=self.gateway,
                 status=status.describe,
                 ready=status.ready,
+                explanations=Explanations(bus, partitions=partitions),
+                dry_run=DryRuns(
+                    store,
+                    data_dir=config.data_dir,
+                    tapes=config.tapes,
+                    profile=config.profile,
+                    scan_interval_ns=config.scan_interval_ns,
+                ),
                 hosts=frozenset({"127.0.0.1", "localhost", "[::1]", "::1"}),
             )
         )
         self._partitions = partitions
+        self._ended = False
         self._server = _Server(
             server_config(app, host=config.host, port=config.port, timeout_graceful_shutdown=_SERVER_STOP_S)
         )
@@ -189,9 +207,12 @@ class Embedded:
                 tasks.create_task(self.gateway.run(), name="gateway"),
                 tasks.create_task(self.board.follow(self.bus, self._partitions), name="board view"),
                 tasks.create_task(self.toplists.run(), name="toplists"),
-                *(tasks.create_task(role.run(), name=type(role).__name__) for _, role in self._readers),
+                *(tasks.create_task(self._until_the_end(role), name=type(role).__name__) for _, role in self._readers),
                 *(tasks.create_task(role.run(), name="parity") for role in self.parities),
+                *(tasks.create_task(role.run(), name="explain") for role in self._explaining),
+                tasks.create_task(self.scoreboard.run(), name="scoreboard"),
             ]
+            keeping = tasks.create_task(self._housekeeping.run(), name="housekeeping")
             referring = None if self._reference is None else tasks.create_task(self._reference.run(), name="reference")
             feeding = tasks.create_task(self.ingest.run(), name="ingest")
             serving = tasks.create_task(self._server.serve(sockets=[listener]), name="server")
@@ -199,11 +220,13 @@ class Embedded:
             on_ready(_url(listener))
             await stop.wait()
             feeding.cancel()
+            keeping.cancel()
             if referring is not None:
                 referring.cancel()
             self._server.should_exit = True
             await self.drain()
             await serving
+            self._ended = True
             await self.bus.close()
             _, late = await asyncio.wait(running, timeout=_ROLES_STOP_S)
             for task in late:  # it waits for a store that is away
@@ -212,6 +235,15 @@ class Embedded:
         await self.hot.close()
         if self._source is not None:
             await self._source.close()
+
+    async def _until_the_end(self, role: "BarsRole | ScannerRole | IndicatorsRole | AlertsRole") -> None:
+        """A reader that is behind when everything ends finds nobody to write to."""
+        try:
+            await role.run()
+        except Unavailable:
+            if not self._ended:
+                raise
+            log.warning("stopped before all of the tape was read", role=type(role).__name__)
 
     async def drain(self) -> None:
         """Until each reader has handled what is on its stream; two seconds at most."""
@@ -292,6 +324,8 @@ class _Status:
                 "ruleset": scanners[0].ruleset.number,
                 "scan_interval_s": self._config.scan_interval_ns / SECOND_NS,
                 "cooled_down": sum(scanner.cooled_down for scanner in scanners),
+                "gated": sum(scanner.plan.gated for scanner in scanners),
+                "crowded": dict(sorted(sum((scanner.plan.crowded for scanner in scanners), Counter()).items())),
                 "rows": dict(sorted(sum((scanner.tally for scanner in scanners), Counter()).items())),
             },
             "gateway": {"clients": embedded.gateway.clients},
@@ -435,22 +469,14 @@ async def open_store(data_dir: Path) -> Store:
 
 
 async def _save_rules(store: Store, path: Path, clock: Clock) -> None:
-    """Rules of a file become the store's: new ones are created, changed ones get a new version. What was deleted stays
+    """Rules of files become the store's: new ones are created, changed ones get a new version. What was deleted stays
     deleted.
     """
-    try:
-        rules = load_rules(await asyncio.to_thread(path.read_bytes), where=str(path))
-    except OSError as error:
-        raise Invalid(str(path), f"cannot be read: {error.strerror}") from None
-    now = rfc3339(clock.now_ns())
-    for rule in rules:
-        try:
-            stored = await store.rule(rule.id)
-        except NotFound:
+    wanted = await asyncio.to_thread(read_rule_book, [path])
+    installed = InStore(store, clock)
+    for change in changes(wanted, await installed.found()):
+        if change.kind in {"new", "changed"}:
             try:
-                await store.save_rule(rule.model_copy(update={"version": 1, "created_at": now, "updated_at": now}))
+                await installed.save(change)
             except VersionConflict:
-                log.warning("a rule of the file was deleted earlier and stays so", rule=rule.id)
-            continue
-        if stored.spec().conditions != rule.spec().conditions or stored.cooldown != rule.cooldown:
-            await store.save_rule(rule.model_copy(update={"version": stored.version + 1, "updated_at": now}))
+                log.warning("a rule of the file was deleted earlier and stays so", what=change.what, id=change.id)

@@ -1,20 +1,18 @@
 """The command line. Every command exits 0 on success and 2 on a usage or configuration error, with one clear line."""
 
-import asyncio
-import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tapewatch import __version__
+from tapewatch.commands import reference, rules
+from tapewatch.commands.backtest import backtest
+from tapewatch.commands.terminal import DataDir, JsonFlag, errors, progress, read, run
 from tapewatch.config import UpConfig, default_data_dir, scan_interval_ns, symbols_of
 from tapewatch.errors import ConfigError, Invalid, TapewatchError
 
@@ -25,20 +23,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-rules_app = typer.Typer(help="Check and test rules.", no_args_is_help=True)
 db_app = typer.Typer(help="The store's life.", no_args_is_help=True)
-app.add_typer(rules_app, name="rules")
 app.add_typer(db_app, name="db")
-reference_app = typer.Typer(help="The symbol master, splits and daily history.", no_args_is_help=True)
-app.add_typer(reference_app, name="reference")
+app.add_typer(rules.app, name="rules")
+app.command("backtest")(backtest)
+app.add_typer(reference.app, name="reference")
 
-_errors = Console(stderr=True, highlight=False)
 _LONGEST_LINE = 600
 # Typer keeps a copy of click to itself and exports the error of usage only through this child of it.
 _UsageError = cast(type[Exception], typer.BadParameter.__base__)
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the store is kept.")]
 
 
 def main() -> None:
@@ -107,7 +100,9 @@ def up(
     host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
     data_dir: DataDir = None,
-    rules: Annotated[Path | None, typer.Option(help="A file of rules to take over at the start.")] = None,
+    rules_file: Annotated[
+        Path | None, typer.Option("--rules", help="A file of rules to take over at the start.")
+    ] = None,
     eligibility: Annotated[
         str | None,
         typer.Option(help="Which trades may set prices: a profile or a table file; else the feed's own."),
@@ -127,7 +122,7 @@ def up(
         host=host,
         port=port,
         data_dir=data_dir or default_data_dir(),
-        rules=rules,
+        rules=rules_file,
         feed_url=feed_url,
         plan=plan,
         fallback=fallback,
@@ -153,48 +148,34 @@ def up(
     def ready(url: str) -> None:
         print(f"tapewatch is up: {url}  (Ctrl+C stops it)", flush=True)
 
-    _run(run_up(config, on_ready=ready))
-
-
-def _run(work: Any) -> None:
-    """Run a coroutine; a group of one error is that error."""
-    import uvloop
-
-    try:
-        with suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(work)
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from (None if isinstance(error, TapewatchError) else group)
+    run(run_up(config, on_ready=ready))
 
 
 @app.command()
 def replay(
     tapes: Annotated[list[Path], typer.Argument(help="Tape files (Parquet), in any order.")],
     out: Annotated[Path, typer.Option(help="Folder for bars, indicators, alerts and the summary.")],
-    rules: Annotated[Path | None, typer.Option(help="A file of rules (JSON).")] = None,
+    rules_file: Annotated[Path | None, typer.Option("--rules", help="A file of rules (text or JSON).")] = None,
     eligibility: Annotated[str, typer.Option(help="Which trades may set prices: a profile's name.")] = "alpaca",
     scan_interval: Annotated[str, typer.Option(help="How often rules are asked: 100ms to 60s.")] = "1s",
     keep_test_symbols: Annotated[bool, typer.Option("--keep-test-symbols", help="Keep exchange test symbols.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run tape files through the engine as fast as it can, and write what came out."""
-    from tapewatch.documents import load_rules
+    from tapewatch.documents import load_rule_file, ruleset
     from tapewatch.eligibility import load_profile
     from tapewatch.replay import scan_tape, write
 
     interval_ns = scan_interval_ns(scan_interval)
     profile = load_profile(eligibility)
-    loaded = load_rules(_read(rules), where=str(rules)) if rules else []
+    loaded, watchlists = load_rule_file(read(rules_file), where=str(rules_file)) if rules_file else ([], [])
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out: {out} is a file, not a folder")
-    with _progress("trades") as advance:
+    with progress("trades") as advance:
         replayed = scan_tape(
             tapes,
             profile=profile,
-            rules=loaded,
+            rules=ruleset(1, loaded, watchlists),
             scan_interval_ns=interval_ns,
             keep_test_symbols=keep_test_symbols,
             on_progress=advance,
@@ -237,7 +218,7 @@ def synthesize(
         raise ConfigError("--symbols must be between 1 and 100000, --trades at least 1")
     pre_ns, open_ns, close_ns, post_ns = day_of(day)
     try:
-        with _progress("rows") as advance:
+        with progress("rows") as advance:
             rows = write_day(
                 out,
                 seed=seed,
@@ -293,46 +274,9 @@ def serve_feed(
     def ready(url: str) -> None:
         print(f"serving {provider}: {url}  (Ctrl+C stops it)", flush=True)
 
-    with _errors.status("starting") if _errors.is_terminal else nullcontext() as status:
-        _run(run_server(server, on_ready=ready, on_progress=status.update if status else lambda _line: None))
+    with errors.status("starting") if errors.is_terminal else nullcontext() as status:
+        run(run_server(server, on_ready=ready, on_progress=status.update if status else lambda _line: None))
     print(describe(server))
-
-
-@rules_app.command("check")
-def rules_check(
-    file: Annotated[Path, typer.Argument(help="A file of rules (JSON).")],
-    as_json: JsonFlag = False,
-) -> None:
-    """Say whether a file of rules is sound."""
-    from tapewatch.documents import load_rules
-
-    loaded = load_rules(_read(file), where=str(file))
-    if as_json:
-        print(json.dumps({"rules": [rule.model_dump() for rule in loaded]}))
-    else:
-        print(f"{file}: {len(loaded)} rules, all sound")
-
-
-@rules_app.command("test")
-def rules_test(
-    files: Annotated[list[Path], typer.Argument(help="Scenario files (YAML), or folders of them.")],
-    as_json: JsonFlag = False,
-) -> None:
-    """Run scenario files: given this tape and these rules, at this second expect this."""
-    from tapewatch.scenarios import find_scenarios, run_scenario
-
-    results = [run_scenario(scenario) for scenario in find_scenarios(files)]
-    failed = [result for result in results if result.failures]
-    if as_json:
-        print(json.dumps({"scenarios": [{"name": r.name, "failures": r.failures} for r in results]}))
-    else:
-        for result in results:
-            print(f"{'FAIL' if result.failures else 'ok  '} {result.name}")
-            for failure in result.failures:
-                print(f"     {failure}")
-        print(f"{len(results) - len(failed)} passed, {len(failed)} failed")
-    if failed:
-        raise typer.Exit(1)
 
 
 @db_app.command("upgrade")
@@ -346,124 +290,8 @@ def db_upgrade(data_dir: DataDir = None) -> None:
         store = await open_store(folder)
         await store.close()
 
-    _run(upgrade())
+    run(upgrade())
     print(f"the store in {folder} is up to date")
-
-
-@reference_app.command("refresh")
-def reference_refresh(
-    provider: Annotated[str, typer.Argument(help="alpaca or massive.")],
-    data_dir: DataDir = None,
-    secrets: Annotated[Path | None, typer.Option(help="A file of keys (TOML), beside the environment.")] = None,
-    requests_per_minute: Annotated[float | None, typer.Option(help="What the provider's plan allows.")] = None,
-    details: Annotated[int, typer.Option(help="Securities to ask for one by one, for market capitalisation.")] = 0,
-    address: Annotated[str | None, typer.Option(help="Another address of the provider's REST.")] = None,
-    trading_address: Annotated[str | None, typer.Option(help="Another address of Alpaca's trading REST.")] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Bring the symbol master, splits and a year of daily history up to date from a provider."""
-    from tapewatch.app import open_store
-    from tapewatch.clock import SystemClock
-    from tapewatch.feeds.reference.sources import rest_source
-    from tapewatch.nyse import trading_days
-    from tapewatch.roles.reference import TradingDates, refresh
-
-    clock, dates = SystemClock(), TradingDates(trading_days())
-    source = rest_source(
-        provider,
-        clock,
-        secrets=secrets,
-        requests_per_minute=requests_per_minute,
-        address=address,
-        trading_address=trading_address,
-    )
-
-    async def run() -> None:
-        store = await open_store(data_dir or default_data_dir())
-        try:
-            with _progress("reference data") as advance:
-                refreshed = await refresh(
-                    source,
-                    store,
-                    dates=dates,
-                    day=dates.days.at(clock.now_ns()).day,
-                    details=details,
-                    on_progress=lambda _what, done, total: advance(done, total),
-                )
-        finally:
-            await source.close()
-            await store.close()
-        _tell_refreshed(refreshed, as_json=as_json)
-
-    _run(run())
-
-
-@reference_app.command("conditions")
-def reference_conditions(
-    out: Annotated[Path, typer.Option(help="The table to write, for --eligibility.")] = Path("massive.toml"),
-    secrets: Annotated[Path | None, typer.Option(help="A file of keys (TOML), beside the environment.")] = None,
-    address: Annotated[str | None, typer.Option(help="Another address of the provider's REST.")] = None,
-) -> None:
-    """Make an eligibility table of Massive's sale conditions as they are today."""
-    from tapewatch.clock import SystemClock
-    from tapewatch.eligibility import load_profile, profile_from_massive
-    from tapewatch.feeds.reference.massive_rest import MassiveReference
-    from tapewatch.feeds.reference.sources import rest_source
-
-    if out.suffix != ".toml":
-        raise ConfigError(f"--out: {out} must end in .toml")
-    source = rest_source("massive", SystemClock(), secrets=secrets, address=address)
-
-    answers: list[bytes] = []
-
-    async def run() -> None:
-        try:
-            answers.append(await cast(MassiveReference, source).conditions())
-        finally:
-            await source.close()
-
-    _run(run())
-    try:
-        out.write_text(profile_from_massive(*answers), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from None
-    load_profile(str(out))
-    print(f"sale conditions of today -> {out}")
-
-
-@reference_app.command("load")
-def reference_load(
-    files: Annotated[list[Path], typer.Argument(help="CSV or Parquet: symbols, splits, daily bars.")],
-    data_dir: DataDir = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Take over the symbol master, splits and daily history from files."""
-    from tapewatch.app import open_store
-    from tapewatch.feeds.reference.files import FileReference
-    from tapewatch.roles.reference import load
-
-    async def run() -> None:
-        store = await open_store(data_dir or default_data_dir())
-        try:
-            with _progress("reference data") as advance:
-                loaded = await load(
-                    FileReference(files), store, on_progress=lambda _what, done, total: advance(done, total)
-                )
-        finally:
-            await store.close()
-        _tell_refreshed(loaded, as_json=as_json)
-
-    _run(run())
-
-
-def _tell_refreshed(refreshed: Any, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(dataclasses.asdict(refreshed)))
-    else:
-        print(
-            f"{refreshed.securities:,} securities ({refreshed.delisted:,} no longer listed), "
-            f"{refreshed.splits:,} splits, {refreshed.bars:,} daily bars of {refreshed.days:,} days"
-        )
 
 
 @app.command()
@@ -494,26 +322,3 @@ def bench(
     if unknown:
         raise ConfigError(f"unknown figure {unknown[0]!r}; there are: {', '.join(FIGURES)}")
     measure(names or list(FIGURES), json_file=json_file, watch_s=seconds)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Invalid(str(path), f"cannot be read: {error.strerror}") from None
-
-
-@contextmanager
-def _progress(unit: str) -> Any:
-    """A bar on a terminal, nothing elsewhere; yields a function of (done, total)."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=_errors, transient=True, disable=not _errors.is_terminal) as progress:
-        task = progress.add_task(unit, total=None)
-        update: Callable[[int, int], None] = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
-        yield update

@@ -37,6 +37,9 @@ class Invalid(TapewatchError):
         self.where = where
         self.why = why
 
+    def __reduce__(self) -> tuple[type["Invalid"], tuple[str, str]]:  # an exception is otherwise made of its text
+        return type(self), (self.where, self.why)
+
 
 class NotFound(TapewatchError):
     """There is no such thing."""

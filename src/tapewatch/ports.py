@@ -7,9 +7,9 @@ adapter. All methods may raise `Unavailable` (wait, try again) unless said other
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from tapewatch.documents import Alert, Rule, Security, Split
+from tapewatch.documents import Alert, Rule, Security, Split, Watchlist
 from tapewatch.engine.board import BoardRows
 from tapewatch.engine.columns import Bars, Batch, Facts, Gap
 from tapewatch.engine.daily import DailyBars
@@ -121,6 +121,53 @@ class AlertQuery(NamedTuple):
     limit: int = 100
 
 
+class Snapshot(NamedTuple):
+    """Rules and lists of one moment."""
+
+    number: int
+    """Rises with every change of them."""
+    rules: list[Rule]
+    """All that were not deleted, by id."""
+    watchlists: list[Watchlist]
+    """Those that enabled rules name, by id."""
+
+
+AuditKind = Literal["rule", "watchlist"]
+AuditAction = Literal["create", "change", "delete"]
+AUDIT_DAYS = 90
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """A change of a document, by whom and when."""
+
+    entry: int
+    """A later one has a greater number; none is used twice."""
+    at_ns: int
+    """Wall clock of the store."""
+    actor: str
+    action: AuditAction
+    kind: AuditKind
+    subject: str
+    """The document's id."""
+    version: int
+    """The version that this wrote; of a deletion the last one."""
+    before: Mapping[str, Any]
+    """The fields that changed, as JSON, without the version and its times. Of `symbols` those that went."""
+    after: Mapping[str, Any]
+    """The same fields now. Of `symbols` those that came."""
+
+
+class AuditQuery(NamedTuple):
+    """Which changes; None means any. Newest first; `before` is the `entry` of the last one seen."""
+
+    kind: AuditKind | None = None
+    subject: str | None = None
+    since_ns: int | None = None
+    before: int | None = None
+    limit: int = 100
+
+
 class Store(Protocol):
     """What must survive. A write is durable when the call returns; effects and the reader's position go together."""
 
@@ -164,22 +211,54 @@ class Store(Protocol):
         """The position saved with the reader's last effect."""
         ...
 
-    async def rules(self) -> tuple[int, list[Rule]]:
-        """All rules that were not deleted, by id, and the number of this snapshot, which rises with every change."""
+    async def rules(self) -> Snapshot: ...
+
+    async def ruleset_number(self) -> int:
+        """That of the snapshot which `rules` would give: whether anything changed costs little to ask."""
         ...
 
-    async def rule(self, rule_id: str) -> Rule:
-        """The newest version; `NotFound` if there is none or it was deleted."""
-        ...
-
-    async def save_rule(self, rule: Rule) -> Rule:
-        """Write `rule.version` of the rule. Version 1 creates it, any other must be one more than the stored one;
-        else `VersionConflict`. Returns it as stored: `created_at` is that of version 1, `updated_at` the given one.
+    async def rule(self, rule_id: str, version: int | None = None) -> Rule:
+        """The newest version; `NotFound` if there is none or it was deleted. A version that is named is given back
+        although the rule was deleted since.
         """
         ...
 
-    async def delete_rule(self, rule_id: str) -> None:
-        """`NotFound` if there is none. Its alerts and versions stay."""
+    async def rule_versions(self, rule_id: str, *, limit: int = 100, offset: int = 0) -> list[Rule]:
+        """Newest first, without holes, those of a deleted rule too. `NotFound` if there never was such a rule."""
+        ...
+
+    async def save_rule(self, rule: Rule, *, actor: str = "local") -> Rule:
+        """Write `rule.version` of the rule. Version 1 creates it, any other must be one more than the stored one;
+        else `VersionConflict`. Returns it as stored: `created_at` is that of version 1, `updated_at` the given one.
+
+        This and every other change of a rule or watchlist is in the audit log when the call returns.
+        """
+        ...
+
+    async def delete_rule(self, rule_id: str, *, actor: str = "local") -> None:
+        """`NotFound` if there is none. Its alerts and versions stay, and its id is taken for ever."""
+        ...
+
+    async def watchlists(self) -> list[Watchlist]:
+        """All that were not deleted, by id."""
+        ...
+
+    async def watchlist(self, watchlist_id: str) -> Watchlist:
+        """`NotFound` if there is none or it was deleted."""
+        ...
+
+    async def save_watchlist(self, watchlist: Watchlist, *, actor: str = "local") -> Watchlist:
+        """As `save_rule`. The ruleset's number rises if an enabled rule names the list."""
+        ...
+
+    async def delete_watchlist(self, watchlist_id: str, *, actor: str = "local") -> None:
+        """`NotFound` if there is none; `VersionConflict`, which names them, while enabled rules name it."""
+        ...
+
+    async def audit(self, query: AuditQuery) -> list[AuditEntry]: ...
+
+    async def expire(self, now_ns: int) -> int:
+        """Forget audit entries older than `AUDIT_DAYS`; says how many."""
         ...
 
     async def save_securities(self, securities: Sequence[Security]) -> None:
@@ -308,8 +387,8 @@ class Reference(Protocol):
 
 
 class Clock(Protocol):
-    """Wall clock and sleep. Only ingest, leases and serving code may read one; everything else takes its time from the
-    tape.
+    """Wall clock and sleep. Only ingest, leases, serving code and the audit log may read one; everything else takes its
+    time from the tape.
     """
 
     def now_ns(self) -> int: ...

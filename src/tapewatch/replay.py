@@ -5,8 +5,8 @@ Bars and alerts are the live product's, by the same code. Indicators are compute
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from tapewatch.engine.bars import empty_bars
 from tapewatch.engine.columns import SECOND_NS, Bars, concat_bars
 from tapewatch.engine.conditions import Profile
 from tapewatch.engine.indicators import INDICATORS, Indicators, by_minute
-from tapewatch.engine.rules import Match
-from tapewatch.engine.scanner import Scanner
+from tapewatch.engine.rules import Match, Ruleset
+from tapewatch.engine.scanner import Scanner, Step
 from tapewatch.errors import ConfigError
 from tapewatch.feeds.marks import PULSE_NS
 from tapewatch.feeds.tape_file import TapeReader
@@ -38,37 +38,79 @@ class Replayed:
     summary: dict[str, Any]
 
 
+class TapeScan:
+    """Tape files on their way through the engine: what a replay and a backtest have in common. A `Ruleset` may bring
+    more than documents do, such as watchlists.
+    """
+
+    def __init__(
+        self,
+        tapes: Sequence[Path],
+        *,
+        profile: Profile,
+        rules: Sequence[Rule] | Ruleset = (),
+        scan_interval_ns: int = SECOND_NS,
+        keep_test_symbols: bool = False,
+    ) -> None:
+        if scan_interval_ns % PULSE_NS or scan_interval_ns <= 0:
+            raise ConfigError(f"the scan interval must be a multiple of {PULSE_NS // 1_000_000} ms")
+        self.reader = TapeReader(tapes, conditions_column=profile.column, keep_test_symbols=keep_test_symbols)
+        # In a tape file cancelled and corrected trades are marked as such; none is withdrawn later.
+        self.scanner = Scanner(days=trading_days(), profile=profile, scan_interval_ns=scan_interval_ns, kept_trades=0)
+        self.scanner.apply(rules if isinstance(rules, Ruleset) else ruleset(1, rules))
+
+    def steps(self, on_progress: Callable[[int, int], None] = lambda _rows, _total: None) -> Iterator[Step]:
+        """What each batch led to. `on_progress` gets rows read and rows in all."""
+        for batch in self.reader.batches():
+            yield self.scanner.step(batch)
+            on_progress(self.reader.seen.rows, self.reader.total_rows)
+
+    def until(self, at_ns: int, on_progress: Callable[[int, int], None] = lambda _rows, _total: None) -> None:
+        """Go on until the scan at `at_ns`, or the last one before it, is the last that was made. Nothing of the tape
+        behind that scan is taken in; before the tape begins there is none.
+        """
+        scan_ns = at_ns // self.scanner.scan_interval_ns * self.scanner.scan_interval_ns
+        for batch in self.reader.batches():
+            mark = int(np.searchsorted(batch.marks_ns, scan_ns))
+            if mark == len(batch.marks_ns):
+                self.scanner.step(batch)
+                on_progress(self.reader.seen.rows, self.reader.total_rows)
+                continue
+            # Where the tape is silent its marks jump over the scan, and the scan stands before that mark's row.
+            row = int(batch.marks_row[mark])
+            if mark or self.scanner.watermark_ns or batch.marks_ns[0] == scan_ns:
+                marks_row = np.append(batch.marks_row[:mark], row)
+                marks_ns = np.append(batch.marks_ns[:mark], scan_ns)
+                self.scanner.step(replace(batch.rows(0, row), marks_row=marks_row, marks_ns=marks_ns))
+            return
+
+
 def scan_tape(
     tapes: Sequence[Path],
     *,
     profile: Profile,
-    rules: Sequence[Rule] = (),
+    rules: Sequence[Rule] | Ruleset = (),
     scan_interval_ns: int = SECOND_NS,
     keep_test_symbols: bool = False,
     on_progress: Callable[[int, int], None] = lambda _rows, _total: None,
 ) -> Replayed:
     """Run tape files through the engine. `on_progress` gets rows read and rows in all."""
-    if scan_interval_ns % PULSE_NS or scan_interval_ns <= 0:
-        raise ConfigError(f"the scan interval must be a multiple of {PULSE_NS // 1_000_000} ms")
     started = time.perf_counter()
-    reader = TapeReader(tapes, conditions_column=profile.column, keep_test_symbols=keep_test_symbols)
-    # In a tape file cancelled and corrected trades are marked as such; none is withdrawn later.
-    scanner = Scanner(days=trading_days(), profile=profile, scan_interval_ns=scan_interval_ns, kept_trades=0)
-    scanner.apply(ruleset(1, rules))
+    tape = TapeScan(
+        tapes, profile=profile, rules=rules, scan_interval_ns=scan_interval_ns, keep_test_symbols=keep_test_symbols
+    )
     parts: list[Bars] = []
     matches: list[Match] = []
     scans = 0
-    for batch in reader.batches():
-        step = scanner.step(batch)
+    for step in tape.steps(on_progress):
         parts += step.bars
         matches += step.matches
         scans += step.scans
-        on_progress(reader.seen.rows, reader.total_rows)
     bars = final_bars(parts)
     return Replayed(
         bars=bars,
         matches=matches,
-        summary=_summary(reader, scanner, bars, matches, scans, time.perf_counter() - started),
+        summary=_summary(tape.reader, tape.scanner, bars, matches, scans, time.perf_counter() - started),
     )
 
 

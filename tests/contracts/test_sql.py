@@ -19,11 +19,13 @@ from sqlalchemy import create_engine
 from tapewatch.adapters import migrations, sql
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.adapters.sql_tables import bars_1m, metadata
-from tapewatch.contracts.samples import NOON_NS, bar_rows, make_alert, make_bars, make_rule, soon
+from tapewatch.contracts.samples import NOON_NS, bar_rows, make_alert, make_bars, make_rule, make_watchlist, soon
 from tapewatch.contracts.store import OpenStore, StoreContract
+from tapewatch.documents import Rule, parse_document
 from tapewatch.engine.columns import BAR_COLUMNS, MINUTE_NS
+from tapewatch.engine.rules import All, compare
 from tapewatch.errors import ConfigError, Unavailable
-from tapewatch.ports import AlertQuery, Position, Store
+from tapewatch.ports import AlertQuery, AuditQuery, Position, Store
 
 pytestmark = pytest.mark.anyio
 
@@ -95,7 +97,7 @@ async def test_stores_of_one_file_may_upgrade_it_at_once(path: Path) -> None:
 
     stores = [SqlStore(path) for _ in range(4)]
     await soon(asyncio.gather(*(upgrade(store) for store in stores)))
-    assert await stores[0].rules() == (0, [])
+    assert await stores[0].rules() == (0, [], [])
     for store in stores:
         await store.close()
 
@@ -115,15 +117,19 @@ def _upgrade_to(revision: str, upgrade: Callable[[Config, str], None], config: C
     upgrade(config, revision)
 
 
+def make_older_store(path: Path, revision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(path))
+    with engine.begin() as connection, monkeypatch.context() as older:
+        older.setattr(command, "upgrade", partial(_upgrade_to, revision, command.upgrade))
+        migrations.upgrade(connection)
+    engine.dispose()
+
+
 async def test_store_of_before_notes_keeps_its_alerts_and_takes_notes(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(path))
-    with engine.begin() as connection, monkeypatch.context() as older:
-        older.setattr(command, "upgrade", partial(_upgrade_to, "0002", command.upgrade))
-        migrations.upgrade(connection)
-    engine.dispose()
-    kept = make_alert(1)
+    make_older_store(path, "0002", monkeypatch)
+    kept = make_alert(1, ages_s={}, severity="info", tags=())
     with closing(sqlite3.connect(path)) as old:
         old.execute(
             "INSERT INTO alert_history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -139,6 +145,44 @@ async def test_store_of_before_notes_keeps_its_alerts_and_takes_notes(
     (annotated,) = await store.annotate_alerts(kept.symbol, since_ns=0, note="cancelled", reader="alerts:0")
     assert await store.alert(kept.alert_id) == annotated
     assert annotated.note == "cancelled"
+    await store.close()
+
+
+async def test_rules_of_before_rule_text_are_the_same_rules_and_can_be_changed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_older_store(path, "0003", monkeypatch)
+    times = {"created_at": "2025-01-02T00:00:00.000000000Z", "updated_at": "2025-01-02T00:00:00.000000000Z"}
+    old_rule = {
+        "name": "Movers",
+        "description": "",
+        "conditions": [
+            {"metric": "change_pct_5m", "operator": ">", "value": 2.0},
+            {"metric": "price", "operator": "!=", "value": 1e15},
+        ],
+        "cooldown": 60.0,
+        "enabled": True,
+        "id": "movers",
+        "version": 1,
+        **times,
+    }
+    with closing(sqlite3.connect(path)) as old:
+        old.execute("INSERT INTO rules VALUES ('movers', 1, ?, 0)", [times["created_at"]])
+        old.execute("INSERT INTO rule_versions VALUES ('movers', 1, ?)", [json.dumps(old_rule)])
+        old.execute("UPDATE ruleset_number SET number = 1")
+        old.commit()
+    store = SqlStore(path)
+    await store.upgrade()
+    text = "change_pct_5m > 2 and price != 1000000000000000"
+    expected = parse_document(Rule, {"id": "movers", "name": "Movers", "when": text, "cooldown": 60.0, **times})
+    assert await store.rules() == (1, [expected], [])
+    assert await store.rule("movers") == await store.rule("movers", 1) == expected
+    assert expected.spec().when == All((compare("change_pct_5m", ">", 2.0), compare("price", "!=", 1e15)))
+    changed = await store.save_rule(expected.model_copy(update={"version": 2, "name": "Faster"}))
+    assert await store.rule_versions("movers") == [changed, expected]
+    (entry,) = await store.audit(AuditQuery())
+    assert (entry.before, entry.after) == ({"name": "Movers"}, {"name": "Faster"})
+    await store.delete_rule("movers")
     await store.close()
 
 
@@ -164,11 +208,16 @@ async def test_store_that_was_never_upgraded_says_what_to_run(path: Path) -> Non
     store = SqlStore(path)
     for call in (
         store.rules(),
+        store.ruleset_number(),
+        store.watchlists(),
+        store.audit(AuditQuery()),
         store.bars("A"),
         store.save_bars(make_bars([("A", NOON_NS)]), reader="r"),
         store.save_alerts([make_alert(1)], reader="r"),
         store.annotate_alerts("A", since_ns=0, note="n", reader="r"),
         store.save_rule(make_rule("a")),
+        store.save_watchlist(make_watchlist("a")),
+        store.expire(0),
     ):
         with pytest.raises(ConfigError, match="tapewatch db upgrade"):
             await call
@@ -214,7 +263,7 @@ async def test_write_while_another_process_writes_is_unavailable_and_works_later
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable, match="locked"):
             await store.save_rule(make_rule("a"))
-        assert await store.rules() == (0, [])
+        assert await store.rules() == (0, [], [])
         other.execute("ROLLBACK")
     await store.save_rule(make_rule("a"))
     await store.close()

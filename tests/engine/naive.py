@@ -10,26 +10,17 @@ means is taken from the catalogue's formulas. Where a formula leaves something o
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
+
+from naive_metrics import Look
 
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
 NAN = float("nan")
 WINDOWS = {"1m": 1, "5m": 5, "15m": 15, "1h": 60}
-REFERENCE = (
-    "high_prev_day",
-    "low_prev_day",
-    "volume_prev_day",
-    "avg_daily_volume_10d",
-    "avg_daily_volume_20d",
-    "avg_daily_volume_30d",
-    "high_52w",
-    "low_52w",
-)
-"""What only reference data tell; these tapes bring none."""
 CLOSED, PRE, REGULAR, POST = "closed", "pre", "regular", "post"
 
 
@@ -441,6 +432,9 @@ class Memory:
         return matches
 
 
+NOTHING = dict.fromkeys((PRE, REGULAR, POST, "day"), (NAN, NAN))
+
+
 # -- everything together -----------------------------------------------------------------------------------------------
 
 
@@ -448,6 +442,7 @@ class Memory:
 class SymbolFacts:
     """What is known of a symbol; it exists from its first row on."""
 
+    name: str = ""
     minutes: dict[int, Pile] = field(default_factory=dict)
     sessions: dict[str, Pile] = field(default_factory=dict)
     day: Pile = field(default_factory=Pile)
@@ -461,6 +456,20 @@ class SymbolFacts:
     """(open or close, trading day, price) of every record that named one."""
     close_prev: float = NAN
     halted: bool = False
+    halts: list[int] = field(default_factory=list)
+    """When each halt of the day began."""
+    resumes: list[int] = field(default_factory=list)
+    quote: dict[str, float] = field(default_factory=dict)
+    """bid, bid_size, ask, ask_size, band_low, band_high: what came last today."""
+    quote_ts: int | None = None
+    moves: list[float] = field(default_factory=list)
+    """What the last price became since the newest scan."""
+    seen_path: list[float] = field(default_factory=list)
+    """The same as the newest scan saw it, its own price included; empty where nothing is known."""
+    seen_extremes: tuple[dict[str, tuple[float, float]], ...] = ()
+    """(high, low) by session, and of the day, at the scan before the newest one and at that."""
+    new_extremes: tuple[int, int] = (0, 0)
+    """Scans of the day at which its high (low) was new."""
     _indicators: tuple[tuple[int, int], dict[str, float]] = ((-1, -1), {})
     rows: int = 0
 
@@ -476,11 +485,21 @@ class Naive:
         scan_ns: int,
         lateness_ns: int = 2 * SECOND,
         reach_minutes: int = 30,
-        boards: bool = False,
+        boards: Iterable[str] = (),
+        scans: bool = False,
+        told: Mapping[int, Mapping[str, Mapping[str, float]]] | None = None,
+        reference_names: Iterable[str] = (),
     ) -> None:
+        """`boards`: the metrics of the boards to keep; none without. `scans`: also without a rule somebody looks.
+        `told`: what reference data say, by the start of the day, symbol and name; `reference_names` are all that they
+        may say.
+        """
         self.days, self.judge, self.scan_ns = days, judge, scan_ns
-        self.lateness_ns, self.reach_minutes, self.wants_boards = lateness_ns, reach_minutes, boards
+        self.lateness_ns, self.reach_minutes, self.wanted = lateness_ns, reach_minutes, set(boards)
+        self.scans, self.facts_of_day, self.reference_names = scans, told or {}, frozenset(reference_names)
         self.symbols: dict[str, SymbolFacts] = {}
+        self.scanned = False
+        """Somebody has looked at extremes and paths."""
         self.memory = Memory()
         self.matches: list[NaiveMatch] = []
         self.boards: dict[int, dict[str, dict[str, float]]] = {}
@@ -511,7 +530,13 @@ class Naive:
                 facts.close_prev = facts.close_prev if math.isnan(close) else close
             facts.sessions.clear()
             facts.day = Pile()
+            facts.halts, facts.resumes, facts.quote, facts.quote_ts = [], [], {}, None
+            facts.seen_extremes = tuple(NOTHING for _ in facts.seen_extremes)
+            facts.new_extremes = (0, 0)
         self.day_start, self.next_day = self.next_day, self.days.next_day(self.next_day)
+        for facts in self.symbols.values():
+            close = self.reference(facts, "close_prev_day")
+            facts.close_prev = facts.close_prev if math.isnan(close) else close
 
     def _reach(self, mark_ns: int) -> None:
         while min(self.next_scan, self.next_day) <= mark_ns:
@@ -539,13 +564,27 @@ class Naive:
                 self._row(item)
 
     def _row(self, row: Row) -> None:
-        facts = self.symbols.setdefault(row.symbol, SymbolFacts())
+        if row.symbol not in self.symbols:
+            self.symbols[row.symbol] = facts = SymbolFacts(name=row.symbol)
+            facts.close_prev = self.reference(facts, "close_prev_day")
+            facts.seen_extremes = (NOTHING, NOTHING) if self.scanned else ()
+        facts = self.symbols[row.symbol]
         while self.next_day <= row.ts_ns < (self.open_minute() + 2) * MINUTE:
             self._roll()
         if row.kind == "close_prev" and 0 < row.price < math.inf:
             facts.close_prev = row.price
         elif row.kind in ("halt", "resume"):
+            if facts.halted != (row.kind == "halt") and row.ts_ns >= self.day_start:
+                (facts.resumes if facts.halted else facts.halts).append(row.ts_ns)
             facts.halted = row.kind == "halt"
+        elif row.kind in ("band_low", "band_high"):
+            facts.quote[row.kind] = row.price if 0 < row.price < math.inf else NAN
+        elif row.kind in ("bid", "ask"):
+            facts.quote_ts = row.ts_ns
+            price_known, size_known = 0 < row.price < math.inf, 0 <= row.size < math.inf
+            facts.quote[row.kind] = row.price if price_known and size_known and row.size > 0 else NAN
+            told = size_known and (price_known or row.size == 0)
+            facts.quote[f"{row.kind}_size"] = row.size if told else NAN
         elif row.kind == "trade":
             self._trade(facts, row)
 
@@ -586,6 +625,7 @@ class Naive:
         if "last" in words and ts_ns >= facts.price_ts:
             facts.price, facts.price_ts = row.price, ts_ns
             facts.path.append((self.newest_mark, row.price))
+            facts.moves.append(row.price)
 
     def _settle(self, facts: SymbolFacts, row: Row, day: int, words: Words) -> Words:
         """Without the last price and the open where the trades before do not allow them."""
@@ -619,22 +659,47 @@ class Naive:
         }
 
     def _scan(self, now_ns: int) -> None:
-        if not self.wants_boards and not self.memory.rules:
+        if self.memory.rules or self.scans:
+            self._look()
+        if not self.wanted and not self.memory.rules:
             return
-        metrics = (
-            None if self.wants_boards else {c[0] for rule in self.memory.rules for c in rule.conditions} | {"price"}
-        )
-        board = self.board(now_ns, metrics)
-        if self.wants_boards:
-            self.boards[now_ns] = board
+        asked = {c[0] for rule in self.memory.rules for c in rule.conditions} | {"price"}
+        board = self.board(now_ns, asked | self.wanted)
+        if self.wanted:
+            self.boards[now_ns] = {symbol: {m: row[m] for m in self.wanted} for symbol, row in board.items()}
         session = self.days.session((now_ns - 1) // MINUTE * MINUTE)[0]
         self.matches += self.memory.scan(board, now_ns, session)
 
-    def board(self, now_ns: int, metrics: set[str] | None = None) -> dict[str, dict[str, float]]:
-        return {symbol: self.values(facts, now_ns, metrics) for symbol, facts in self.symbols.items()}
+    def _look(self) -> None:
+        """A scan sees extremes and paths."""
+        for facts in self.symbols.values():
+            now = {}
+            for part in (PRE, REGULAR, POST):
+                told = self.told(facts, part)
+                now[part] = (told.high, told.low)
+            now["day"] = (facts.day.facts.high, facts.day.facts.low)
+            before = facts.seen_extremes[-1] if facts.seen_extremes else now
+            facts.seen_extremes = (before, now)
+            (high, low), (was_high, was_low) = now["day"], before["day"]
+            highs, lows = facts.new_extremes
+            facts.new_extremes = (highs + (high > was_high), lows + (low < was_low))
+            facts.seen_path = [] if math.isnan(facts.price) else [*facts.moves, facts.price]
+            facts.moves = []
+        self.scanned = True
 
-    def values(self, facts: SymbolFacts, now_ns: int, metrics: set[str] | None = None) -> dict[str, float]:
-        """All metrics of the catalogue, or at least these."""
+    def told(self, facts: SymbolFacts, session: str) -> Facts:
+        """A session of the running day."""
+        return facts.sessions[session].facts if session in facts.sessions else Facts()
+
+    def reference(self, facts: SymbolFacts, name: str) -> float:
+        return self.facts_of_day.get(self.day_start, {}).get(facts.name, {}).get(name, NAN)
+
+    def board(self, now_ns: int, metrics: Iterable[str]) -> dict[str, dict[str, float]]:
+        asked = set(metrics)
+        return {symbol: self.values(facts, now_ns, asked) for symbol, facts in self.symbols.items()}
+
+    def values(self, facts: SymbolFacts, now_ns: int, metrics: set[str]) -> dict[str, float]:
+        """At least these metrics."""
         live = (now_ns - 1) // MINUTE
         session = self.days.session(live * MINUTE)[0]
         out = {"price": facts.price, "halted": float(facts.halted), "close_prev_day": facts.close_prev}
@@ -642,7 +707,6 @@ class Naive:
         told = {name: facts.sessions[name].facts for name in facts.sessions}
         out["open_day"] = told.get(REGULAR, Facts()).first
         out |= {f"{name}_official_day": self.official(facts, name) for name in ("open", "close")}
-        out |= dict.fromkeys(REFERENCE, NAN)
         running, pre = told.get(session, Facts()), told.get(PRE, Facts())
         for name, fact in (("day", facts.day.facts), ("session", running), ("premarket", pre)):
             out |= {f"high_{name}": fact.high, f"low_{name}": fact.low, f"volume_{name}": fact.volume}
@@ -657,9 +721,7 @@ class Naive:
         out["vwap_distance_pct"] = pct(out["price"], out["vwap_session"])
 
         for window, n in WINDOWS.items():
-            grain = SECOND if n <= 5 else 5 * SECOND
-            instant = (now_ns - n * MINUTE) // grain * grain
-            out[f"change_pct_{window}"] = pct(out["price"], self.price_at(facts, instant))
+            out[f"change_pct_{window}"] = pct(out["price"], self.price_ago(facts, now_ns, n))
             out[f"volume_{window}"] = self.sums(facts, live - n + 1, live)[0]
             if n == 1:
                 continue
@@ -672,12 +734,15 @@ class Naive:
             out[f"volume_avg_{window}"] = average
             out[f"relative_volume_{window}"] = recent / average if average > 0 else NAN
 
-        if metrics is None or any(name.startswith(("rsi", "ema", "sma", "atr")) for name in metrics):
+        if any(name.startswith(("rsi", "ema", "sma", "atr")) for name in metrics):
             seen = (self.open_minute(), facts.rows)
             if facts._indicators[0] != seen:
                 bars = [(bar.high, bar.low, bar.close) for bar in self.closed(facts).values()]
                 facts._indicators = (seen, indicators(bars))
             out |= facts._indicators[1]
+        look = Look(self, facts, now_ns, out)
+        for name in metrics:
+            look[name]
         return out
 
     def official(self, facts: SymbolFacts, name: str) -> float:
@@ -694,6 +759,10 @@ class Naive:
                 told = facts.minutes[minute].facts
                 volume, value, weight = volume + told.volume, value + told.value, weight + told.weight
         return volume, value, weight
+
+    def price_ago(self, facts: SymbolFacts, now_ns: int, minutes: int) -> float:
+        grain = SECOND if minutes <= 5 else 5 * SECOND if minutes <= 60 else MINUTE
+        return self.price_at(facts, (now_ns - minutes * MINUTE) // grain * grain)
 
     def price_at(self, facts: SymbolFacts, instant_ns: int) -> float:
         """The last price as it was known when the marks reached an instant; unknown at or before the tape's start."""

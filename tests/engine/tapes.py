@@ -1,7 +1,7 @@
 """Random tapes for the engine's properties: what a market does, and what no market should."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from random import Random
@@ -27,20 +27,28 @@ from naive import (
 
 from tapewatch.eligibility import load_profile
 from tapewatch.engine.calendar import Phase, TradingDays
-from tapewatch.engine.columns import Batch, Kind, make_batch
+from tapewatch.engine.columns import Batch, Facts, Kind, make_batch
 from tapewatch.engine.conditions import Effect, Profile
-from tapewatch.engine.metrics import CATALOGUE
-from tapewatch.engine.rules import Comparison, Ruleset, RuleSpec
+from tapewatch.engine.daily import DAILY_FACTS
+from tapewatch.engine.metrics import CATALOGUE, FAMILIES, candles, usual
+from tapewatch.engine.rules.tree import All, Ruleset, RuleSpec, compare
 
 NEW_YORK = ZoneInfo("America/New_York")
 HOUR = 60 * MINUTE
-METRICS = tuple(CATALOGUE)
+METRICS = tuple(
+    name for family in FAMILIES if family not in {candles, usual} for name in (metric.name for metric in family.METRICS)
+)
+"""What the naive engine knows; candles and usual volumes have references of their own."""
 KINDS = {
     "trade": Kind.TRADE,
     "cancel": Kind.CANCEL,
     "close_prev": Kind.CLOSE_PREV,
     "halt": Kind.HALT,
     "resume": Kind.RESUME,
+    "bid": Kind.BID,
+    "ask": Kind.ASK,
+    "band_low": Kind.BAND_LOW,
+    "band_high": Kind.BAND_HIGH,
 }
 
 
@@ -138,7 +146,7 @@ STYLES = (
 
 def make_tape(random: Random, style: Style, vendor: Vendor, *, rows: int, symbols: int, wild: bool) -> list[Item]:
     """Rows and marks from a starting point on. `wild` adds what a broken feed sends."""
-    names = [f"{letter}{letter}" for letter in "QAZBYCXDWE"[:symbols]]
+    names = ["QQ", "AA", "SPY", *(f"{letter}{letter}" for letter in "BYCXDWE")][:symbols]
     now = new_york(random.choice(STARTS)) + random.choice((0, 0, 500_000_000))
     prices = {name: float(random.randrange(10, 90)) for name in names}
     lag = random.choice((0, 0, SECOND, 7 * SECOND))
@@ -172,7 +180,9 @@ def make_tape(random: Random, style: Style, vendor: Vendor, *, rows: int, symbol
         if wild and random.random() < 0.1:
             price = random.choice((math.nan, 0.0, -1.0, math.inf, -math.inf, price))
             size = random.choice((math.nan, 0.0, -1.0, math.inf, size))
-            kind = random.choice(("trade", "trade", "close_prev", "halt", "resume", "cancel"))
+            kind = random.choice(("trade", "trade", "close_prev", "halt", "resume", "cancel", "bid", "ask", "band_low"))
+        elif random.random() < 0.15:
+            kind = random.choice(("bid", "bid", "ask", "ask", "band_low", "band_high", "halt", "resume", "resume"))
         conditions = random.choice(vendor.conditions) if random.random() < 0.4 else vendor.conditions[0]
         listed, exchange = random.choice(("A", "B", "C", "C", "")), random.choice(("N", "P", "Q", "T", "D", ""))
         tape.append(Row(name, int(now - late), price, size, conditions, listed, kind, exchange))
@@ -204,7 +214,30 @@ def _threshold(random: Random, metric: str) -> float:
         "shares": random.choice((0.123, 99.9123, 333.3123, 2000.3123)),
         "ratio": random.choice((0.0123, 0.83456, 1.53456)),
         "index": random.choice((30.1234, 50.1234, 70.1234)),
+        "count": random.choice((0.5, 1.5, 3.7)),
+        "seconds": random.choice((0.7123, 31.7123, 400.7123)),
+        "minutes": random.choice((0.7123, 240.7123, 570.7123)),
+        "sigma": random.choice((-0.5123, 0.5123)),
     }[unit]
+
+
+def facts_of(random: Random) -> dict[int, dict[str, dict[str, float]]]:
+    """Reference data of every day of `DAYS`, some of them unknown."""
+    names = random.sample(DAILY_FACTS, len(DAILY_FACTS) - 8)
+    return {
+        pre: {name: {fact: round(random.uniform(5.0, 90.0), 3) for fact in names} for name in ("QQ", "SPY", "BB", "ZZ")}
+        for pre, *_ in DAYS.days
+    }
+
+
+def to_facts(told: Mapping[int, Mapping[str, Mapping[str, float]]]) -> list[Facts]:
+    """The same as entries of the tape."""
+    out = []
+    for day_start_ns, symbols in told.items():
+        names = tuple(dict.fromkeys(name for facts in symbols.values() for name in facts))
+        values = np.array([[facts.get(name, math.nan) for facts in symbols.values()] for name in names])
+        out.append(Facts(day_start_ns=day_start_ns, symbols=tuple(symbols), names=names, values=values))
+    return out
 
 
 def spec(rule: NaiveRule) -> RuleSpec:
@@ -212,7 +245,7 @@ def spec(rule: NaiveRule) -> RuleSpec:
         id=rule.id,
         version=rule.version,
         name=rule.id,
-        conditions=tuple(Comparison(metric, operator, value) for metric, operator, value in rule.conditions),  # type: ignore[arg-type]
+        when=All(tuple(compare(*condition) for condition in rule.conditions)),  # type: ignore[arg-type]  # operators are words here
         cooldown_ns=rule.cooldown_ns,
     )
 
@@ -221,7 +254,7 @@ def to_entries(tape: Sequence[Item], cuts: set[int], random: Random | None = Non
     """The tape as entries, cut before these positions; with `random`, each batch has dictionaries of its own order."""
     rows = [item for item in tape if isinstance(item, Row)]
     symbols = tuple(dict.fromkeys(row.symbol for row in rows))
-    conditions = tuple(dict.fromkeys(row.conditions for row in rows))
+    conditions = tuple(dict.fromkeys(row.conditions for row in rows)) or ("",)
     entries: list[Batch | Ruleset] = []
     part: list[Row | Mark] = []
 

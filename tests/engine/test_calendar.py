@@ -8,7 +8,7 @@ from tapes import new_york
 from tapewatch.eligibility import load_profile
 from tapewatch.engine.calendar import Phase, Session, TradingDays
 from tapewatch.engine.columns import Kind, make_batch, pulse
-from tapewatch.engine.rules import Comparison, Ruleset, RuleSpec
+from tapewatch.engine.rules import Ruleset, RuleSpec, compare
 from tapewatch.engine.scanner import Scanner
 from tapewatch.errors import ConfigError
 from tapewatch.nyse import day_of, trade_date, trading_days
@@ -199,8 +199,8 @@ def test_days_out_of_order_or_off_the_minute_are_refused(pre: int, opened: int) 
 def traded_then_quiet(*, until_ns: int) -> Scanner:
     """One trade of 10 dollars at noon of Friday 2025-03-07, then nothing but time."""
     scanner = Scanner(days=trading_days(), profile=load_profile("alpaca"), scan_interval_ns=60 * SECOND)
-    conditions = (Comparison("volume_day", ">", 1e9),)
-    scanner.apply(Ruleset(number=1, rules=(RuleSpec(id="r", version=1, name="r", conditions=conditions),)))
+    rule = RuleSpec(id="r", version=1, name="r", when=compare("volume_day", ">", 1e9))
+    scanner.apply(Ruleset(number=1, rules=(rule,)))
     noon_ns = new_york("2025-03-07 12:00")
     scanner.step(
         make_batch(

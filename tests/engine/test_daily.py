@@ -66,7 +66,7 @@ def test_facts_are_those_of_a_loop_over_the_days() -> None:
         if DAYS[-1] in rows:
             assert known["high_prev_day"] == pytest.approx(bars.high[rows[int(DAYS[-1])]] * 0.5)
             assert known["volume_prev_day"] == pytest.approx(bars.volume[rows[int(DAYS[-1])]] / 0.5)
-        for n in (10, 20, 30):
+        for n in (5, 10, 20, 30, 63):
             window = DAYS[full][-n:].tolist()
             volumes = [bars.volume[rows[day]] / factor(day) if day in rows else 0.0 for day in window]
             assert known[f"avg_daily_volume_{n}d"] == pytest.approx(np.mean(volumes))
@@ -74,9 +74,23 @@ def test_facts_are_those_of_a_loop_over_the_days() -> None:
         assert known["low_52w"] == pytest.approx(min(bars.low[row] * factor(day) for day, row in rows.items()))
 
 
+def test_year_is_the_365_days_before_today() -> None:
+    days = np.arange(TODAY - 370, TODAY, dtype=np.int32)
+    whole = np.ones(len(days), np.bool_)
+    for age, counts in ((365, True), (366, False)):
+        high = np.where(days == TODAY - age, 100.0, 10.0)
+        flat = np.full(len(days), 10.0)
+        bars = make_daily_bars(["A"] * len(days), days, open=flat, high=high, low=flat, close=flat, volume=flat)
+        known = facts_of(bars, days=days, full=whole, covered=whole)
+        assert (known["high_52w"], known["low_52w"]) == (100.0 if counts else 10.0, 10.0)
+
+
 def test_previous_day_without_history_withholds_what_hangs_on_it() -> None:
     known = facts_of(history(DAYS[:-1].tolist()), covered=without(-1))
-    assert [name for name, value in known.items() if not np.isnan(value)] == []
+    assert [name for name, value in known.items() if not np.isnan(value)] == [
+        *(f"close_{ago}_ago" for ago in ("2d", "5d", "10d", "20d", "year")),
+        "close_last_year",
+    ]
 
 
 def test_symbol_that_did_not_trade_yesterday_keeps_its_last_close_for_a_week() -> None:
@@ -96,8 +110,10 @@ def test_close_from_before_a_hole_in_the_history_is_not_taken() -> None:
 def test_hole_in_the_history_withholds_only_windows_that_reach_it() -> None:
     bars = history(DAYS.tolist())
     known = facts_of(bars, covered=without(-15))
-    assert not np.isnan(known["avg_daily_volume_10d"])
-    assert np.isnan([known["avg_daily_volume_20d"], known["avg_daily_volume_30d"], known["high_52w"]]).all()
+    reaching = ("avg_daily_volume_20d", "avg_daily_volume_30d", "high_52w", "high_20d", "low_3mo", "sma_20_day")
+    assert np.isnan([known[name] for name in reaching]).all()
+    others = ("avg_daily_volume_10d", "high_10d", "low_10d", "sma_10_day", "close_20d_ago", "close_last_year")
+    assert not np.isnan([known[name] for name in others]).any()
     recent = DAYS[-40:]
     short = facts_of(history(recent.tolist()), days=recent, full=ALL[-40:], covered=ALL[-40:])
     assert not np.isnan(short["avg_daily_volume_30d"])
@@ -128,7 +144,7 @@ def test_bar_on_a_day_without_trading_does_not_count() -> None:
     while saturday in DAYS:
         saturday += 1
     with_it = join_daily_bars([history(DAYS.tolist()), history([saturday])])
-    assert facts_of(with_it) == facts_of(history(DAYS.tolist()))
+    assert facts_of(with_it) == pytest.approx(facts_of(history(DAYS.tolist())), rel=0, abs=0, nan_ok=True)
 
 
 def test_without_a_calendar_or_history_everything_is_unknown() -> None:

@@ -8,7 +8,7 @@ from tapes import new_york, trading_days
 
 from tapewatch.eligibility import load_profile
 from tapewatch.engine.columns import MINUTE_NS, OPEN_END_NS, SECOND_NS, Facts, Gap, make_batch, pulse
-from tapewatch.engine.rules import Comparison, Ruleset, RuleSpec
+from tapewatch.engine.rules.tree import Ruleset, RuleSpec, compare
 from tapewatch.engine.scanner import Scanner
 
 OPEN_NS = new_york("2025-03-06 09:30")
@@ -21,7 +21,7 @@ def ns(second: float) -> int:
 
 def scanner_with_rule() -> Scanner:
     scanner = Scanner(days=trading_days(), profile=load_profile("alpaca"), board_interval_ns=SECOND_NS)
-    rule = RuleSpec(id="r", version=1, name="r", conditions=(Comparison("price", ">", 10.0),), cooldown_ns=0)
+    rule = RuleSpec(id="r", version=1, name="r", when=compare("price", ">", 10.0))
     scanner.apply(Ruleset(number=1, rules=(rule,)))
     return scanner
 

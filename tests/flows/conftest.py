@@ -19,7 +19,7 @@ from tapewatch.adapters.sql import SqlStore
 from tapewatch.app import Embedded
 from tapewatch.clock import SystemClock
 from tapewatch.config import UpConfig
-from tapewatch.documents import Alert
+from tapewatch.documents import Alert, Rule
 from tapewatch.eligibility import load_profile
 from tapewatch.engine.bars import BarBuilder
 from tapewatch.engine.board import BoardRows
@@ -265,8 +265,12 @@ def running(database: Path) -> Callable[..., Any]:
         partitions: int = 1,
         clock: Clock | None = None,
         wrap: Callable[[Store], Any] = lambda store: store,
+        before: Iterable[Rule] = (),
     ) -> AsyncIterator[Up]:
+        """`before`: rules that the store has when the system starts."""
         store = SqlStore(database)
+        for rule in before:
+            await store.save_rule(rule)
         listener = socket.create_server(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         embedded = Embedded(

@@ -22,6 +22,7 @@ from tapewatch.feeds.servers.alpaca import AlpacaServer
 from tapewatch.feeds.servers.databento import DatabentoServer
 from tapewatch.feeds.servers.massive import MassiveServer
 from tapewatch.nyse import day_of, trading_days
+from tapewatch.ports import Snapshot
 from tapewatch.replay import final_bars, scan_tape
 from tapewatch.roles.ingest import Ingest
 
@@ -43,8 +44,11 @@ class HastyClock(SystemClock):
 class NoRules:
     """All that ingest asks of a store."""
 
-    async def rules(self) -> tuple[int, list[Any]]:
-        return 0, []
+    async def ruleset_number(self) -> int:
+        return 0
+
+    async def rules(self) -> Snapshot:
+        return Snapshot(0, [], [])
 
 
 def feed_of(provider: str, url: str) -> FailoverFeed:

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from tapewatch.adapters.memory import MemoryBus, MemoryHotState
-from tapewatch.documents import Alert, Rule
+from tapewatch.documents import Alert
 from tapewatch.engine.bars import BarBuilder
 from tapewatch.engine.calendar import TradingDays
 from tapewatch.engine.columns import SECOND_NS, Bars, Batch, make_batch
 from tapewatch.engine.conditions import Profile
 from tapewatch.errors import Unavailable
 from tapewatch.nyse import day_of, trading_days
-from tapewatch.ports import Entry, Position
+from tapewatch.ports import Entry, Position, Snapshot
 
 OPEN_NS = day_of("2025-03-03")[1]
 PATIENCE_S = 10.0
@@ -66,7 +66,7 @@ class Ledger:
         self.refused = 0
         self.bars: list[tuple[Bars, Position | None]] = []
         self.alerts: list[tuple[list[Alert], Position | None]] = []
-        self.ruleset: tuple[int, list[Rule]] = (0, [])
+        self.ruleset = Snapshot(0, [], [])
         self.positions: list[Position | None] = []
 
     async def save_bars(self, bars: Bars, *, reader: str, position: Position | None = None) -> None:  # noqa: ARG002
@@ -104,7 +104,11 @@ class Ledger:
                     changed.append(alerts[place])
         return changed
 
-    async def rules(self) -> tuple[int, list[Rule]]:
+    async def ruleset_number(self) -> int:
+        self._check()
+        return self.ruleset.number
+
+    async def rules(self) -> Snapshot:
         self._check()
         return self.ruleset
 

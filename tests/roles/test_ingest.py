@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tapewatch.contracts.samples import make_rule
+from tapewatch.contracts.samples import make_rule, make_watchlist
 from tapewatch.engine.bars import BarBuilder
-from tapewatch.engine.columns import OPEN_END_NS, ROW_COLUMNS, SECOND_NS, Bars, Batch, Gap, make_batch, pulse
+from tapewatch.engine.columns import OPEN_END_NS, ROW_COLUMNS, SECOND_NS, Bars, Batch, Facts, Gap, make_batch, pulse
 from tapewatch.engine.rules import Ruleset
 from tapewatch.errors import FeedLost, FeedRefused, Unavailable
 from tapewatch.feeds.failover import FailoverFeed
+from tapewatch.ports import Snapshot
 from tapewatch.roles.ingest import Ingest, partition_of
 
 pytestmark = pytest.mark.anyio
@@ -43,21 +44,21 @@ class Script:
 async def test_ruleset_is_published_once_a_number_and_before_the_first_batch(
     running: Any, bus: Any, ledger: Any, clock: Any, prints: Any, read: Any, eventually: Any
 ) -> None:
-    ledger.ruleset = (3, [make_rule("a"), make_rule("b", enabled=False)])
+    ledger.ruleset = Snapshot(3, [make_rule("a"), make_rule("b", enabled=False)], [])
     gate = asyncio.Event()
     ingest = Ingest(feed=Script(prints(1, "A"), gate, prints(2, "A")), bus=bus, store=ledger, clock=clock)
     async with running(ingest, cancel=True):
         await eventually(lambda: ingest.rows == 1)
         for _ in range(3):  # nothing has changed since
             await bus.notify("rules.updated", b"{}")
-        ledger.ruleset = (5, [])
+        ledger.ruleset = Snapshot(5, [], [])
         await bus.notify("rules.updated", b"{}")
         await eventually(lambda: ingest._ruleset == 5)
-        ledger.ruleset = (4, [make_rule("a")])  # an older answer, overtaken on its way
+        ledger.ruleset = Snapshot(4, [make_rule("a")], [])  # an older answer, overtaken on its way
         await bus.notify("rules.updated", b"{}")
         gate.set()
         await eventually(lambda: ingest.state == "ended")
-        ledger.ruleset = (6, [make_rule("c")])  # rules go on after the feed has ended
+        ledger.ruleset = Snapshot(6, [make_rule("c")], [])  # rules go on after the feed has ended
         await bus.notify("rules.updated", b"{}")
         await eventually(lambda: ingest._ruleset == 6)
         await asyncio.sleep(0)
@@ -65,6 +66,46 @@ async def test_ruleset_is_published_once_a_number_and_before_the_first_batch(
     kinds = [entry.number if isinstance(entry, Ruleset) else "batch" for entry in tape]
     assert kinds == [3, "batch", 5, "batch", 6]
     assert [rule.id for rule in tape[0].rules] == ["a"]
+
+
+async def test_ruleset_brings_the_watchlists_that_its_rules_name(
+    running: Any, bus: Any, ledger: Any, clock: Any, prints: Any, read: Any, eventually: Any
+) -> None:
+    rule = make_rule("a", conditions=[{"watchlist": "mine"}])
+    ledger.ruleset = Snapshot(1, [rule], [make_watchlist("mine", symbols=["A", "B"])])
+    ingest = Ingest(feed=Script(prints(1, "A")), bus=bus, store=ledger, clock=clock, partitions=2)
+    async with running(ingest, cancel=True):
+        await eventually(lambda: ingest.state == "ended")
+        for p in range(2):
+            first = (await read(f"ticks:{p}"))[0]
+            assert isinstance(first, Ruleset)
+            assert dict(first.watchlists) == {"mine": frozenset({"A", "B"})}
+
+
+async def test_facts_are_divided_with_their_labels(
+    running: Any, bus: Any, ledger: Any, clock: Any, prints: Any, read: Any, eventually: Any
+) -> None:
+    names = tuple(f"S{n}" for n in range(20))
+    facts = Facts(
+        day_start_ns=1,
+        symbols=names,
+        names=("close_prev_day",),
+        values=np.arange(20.0)[None, :],
+        labels={"sector": tuple(f"of {name}" for name in names), "type": ("",) * 20},
+    )
+    ingest = Ingest(feed=Script(prints(1, "A")), bus=bus, store=ledger, clock=clock, partitions=3)
+    async with running(ingest, cancel=True):
+        await eventually(lambda: ingest.state == "ended")
+        await ingest.announce(facts)
+        parts = [(await read(f"ticks:{p}"))[-1] for p in range(3)]
+    assert sorted(symbol for part in parts for symbol in part.symbols) == sorted(names)
+    for p, part in enumerate(parts):
+        assert {partition_of(symbol, 3) for symbol in part.symbols} == {p}
+        assert part.labels == {
+            "sector": tuple(f"of {symbol}" for symbol in part.symbols),
+            "type": ("",) * len(part.symbols),
+        }
+        assert [f"S{value:.0f}" for value in part.values[0]] == list(part.symbols)
 
 
 async def test_store_away_at_a_change_of_rules_delays_the_change_and_not_the_tape(
@@ -75,7 +116,7 @@ async def test_store_away_at_a_change_of_rules_delays_the_change_and_not_the_tap
     async with running(ingest, cancel=True):
         await eventually(lambda: ingest.rows == 1)
         ledger.away = True
-        ledger.ruleset = (1, [make_rule("a")])
+        ledger.ruleset = Snapshot(1, [make_rule("a")], [])
         await bus.notify("rules.updated", b"{}")
         await eventually(lambda: ledger.refused == 1)
         gate.set()
@@ -139,7 +180,7 @@ async def test_change_of_rules_whose_notice_was_lost_is_found_within_five_second
     ingest = Ingest(feed=Script(asyncio.Event()), bus=bus, store=ledger, clock=clock)
     async with running(ingest, cancel=True):
         await eventually(lambda: ingest._ruleset == 0)
-        ledger.ruleset = (1, [make_rule("a")])
+        ledger.ruleset = Snapshot(1, [make_rule("a")], [])
         await clock.wake()
         await eventually(lambda: ingest._ruleset == 1)
         await asyncio.sleep(0)
@@ -158,7 +199,7 @@ async def test_feed_that_breaks_has_ended_and_rules_go_on(
     async with running(ingest, cancel=True):
         await eventually(lambda: ingest.state == state)
         assert (ingest.problem, ingest.rows) == ("the line is dead", 1)
-        ledger.ruleset = (1, [])
+        ledger.ruleset = Snapshot(1, [], [])
         await bus.notify("rules.updated", b"{}")
         await eventually(lambda: ingest._ruleset == 1)
 

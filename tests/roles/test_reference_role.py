@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from tapewatch.adapters.sql import SqlStore
 from tapewatch.contracts.samples import make_security, make_split
 from tapewatch.documents import Security, Split, day_number, day_of_number
 from tapewatch.engine.calendar import TradingDays
-from tapewatch.engine.columns import SECOND_NS, Batch, Facts, Kind
-from tapewatch.engine.daily import DailyBars, make_daily_bars
+from tapewatch.engine.columns import LABELS, SECOND_NS, Batch, Facts, Kind
+from tapewatch.engine.daily import HISTORY_DAYS, DailyBars, make_daily_bars
+from tapewatch.engine.daily_metrics import MARKET
 from tapewatch.errors import FeedRefused, Invalid, NotFound, Unavailable
 from tapewatch.nyse import day_of, trading_days
 from tapewatch.roles.ingest import Ingest, partition_of
@@ -110,11 +112,12 @@ def fact(facts: Facts, name: str, symbol: str) -> float:
     return float(facts.values[facts.names.index(name), facts.symbols.index(symbol)])
 
 
-async def test_refresh_fills_a_year_of_trading_days_and_then_only_the_newest(store: SqlStore) -> None:
+async def test_refresh_fills_the_trading_days_that_facts_need_and_then_only_the_newest(store: SqlStore) -> None:
     source = Almanac("A", "B")
     first = await update(source, store)
     days = await store.daily_days()
-    assert days == [day_of_number(number) for number in DATES.numbers[DATES.year_before(DAY)].tolist()]
+    assert days == [day_of_number(number) for number in DATES.numbers[DATES.history_before(DAY)].tolist()]
+    assert days[0] <= TODAY - timedelta(HISTORY_DAYS - 4)
     assert (first.securities, first.days, first.bars) == (2, len(days), 2 * len(days))
     assert max(end - start for start, end in source.asked) < timedelta(32)
     assert source.asked[0][1] == date(2025, 3, 3)
@@ -126,7 +129,7 @@ async def test_refresh_fills_a_year_of_trading_days_and_then_only_the_newest(sto
 
 async def test_hole_in_the_history_is_filled_without_what_lies_around_it(store: SqlStore) -> None:
     source = Almanac("A")
-    bars = await source.daily_bars(["A"], date(2024, 3, 1), date(2025, 3, 3))
+    bars = await source.daily_bars(["A"], TODAY - timedelta(HISTORY_DAYS), date(2025, 3, 3))
     for part in bars.by_day():
         if int(part.day[0]) != day_number(date(2024, 9, 5)):
             await store.save_daily_bars(part)
@@ -169,7 +172,8 @@ async def test_previous_day_that_the_source_does_not_have_yet_is_waited_for(stor
     with pytest.raises(Unavailable, match="almanac has no daily bars of 2025-03-03 yet"):
         await update(source, store)
     facts = await day_facts(store, dates=DATES, day=DAY)
-    assert np.isnan(facts.values).all()
+    known = {name for name, values in zip(facts.names, facts.values, strict=True) if not np.isnan(values).all()}
+    assert known == {*(f"close_{ago}_ago" for ago in ("2d", "5d", "10d", "20d", "year")), "close_last_year"}
     assert len(previous_closes(facts)) == 0
 
 
@@ -183,6 +187,7 @@ async def test_split_of_today_adjusts_the_past_and_one_of_tomorrow_does_not(stor
     assert [fact(facts, "close_prev_day", symbol) for symbol in ("NOW", "SOON", "NONE")] == [raw / 4, raw, raw]
     assert fact(facts, "avg_daily_volume_20d", "NOW") == 4_000.0
     assert fact(facts, "high_52w", "NOW") * 4 == fact(facts, "high_52w", "NONE") > raw + 10
+    assert fact(facts, "ema_50_day", "NOW") * 4 == pytest.approx(fact(facts, "ema_50_day", "NONE"))
     assert facts.day_start_ns == PRE_NS
     closes = previous_closes(facts)
     assert closes.price.tolist() == [
@@ -190,6 +195,61 @@ async def test_split_of_today_adjusts_the_past_and_one_of_tomorrow_does_not(stor
     ]
     assert set(closes.kind.tolist()) == {Kind.CLOSE_PREV}
     assert set(closes.ts_ns.tolist()) == {PRE_NS}
+
+
+async def test_history_reaches_far_enough_for_every_figure(store: SqlStore) -> None:
+    await update(Almanac("A", MARKET), store, details=2)
+    facts = await day_facts(store, dates=DATES, day=DAY)
+    unknown = {name for name, values in zip(facts.names, facts.values, strict=True) if np.isnan(values).any()}
+    assert unknown == set()
+    assert fact(facts, "beta_1y", "A") == pytest.approx(1.0)
+    assert fact(facts, "close_year_ago", "A") == close_of(int(DATES.numbers[DAY - 252]))
+    assert fact(facts, "close_last_year", "A") == close_of(day_number(date(2024, 12, 31)))
+
+
+async def test_facts_of_many_symbols_are_those_of_each(store: SqlStore) -> None:
+    names = [f"S{n}" for n in range(70)]
+    source = Almanac(*names)
+    source.known_splits = [make_split("S33", TODAY, 1, 2)]
+    await update(source, store)
+    facts = await day_facts(store, dates=DATES, day=DAY)
+    raw = close_of(day_number(date(2025, 3, 3)))
+    assert sorted(facts.symbols) == sorted(names)
+    for name in names:
+        assert fact(facts, "close_prev_day", name) == (raw / 2 if name == "S33" else raw)
+
+
+async def test_what_the_listing_says_is_told_in_figures_and_words(store: SqlStore) -> None:
+    await store.save_securities(
+        [
+            make_security("A", market_cap=5e9, shares_outstanding=0.0, exchange="XNYS", type="ETF", sector="Steel"),
+            make_security("B", market_cap=None, shares_outstanding=1e8, exchange=None, type=None, sector=None),
+            make_security("C", active=False),
+        ]
+    )
+    facts = await day_facts(store, dates=DATES, day=DAY)
+    assert facts.symbols == ("A", "B")
+    assert (fact(facts, "market_cap", "A"), fact(facts, "shares_outstanding", "A")) == (5e9, 0.0)
+    assert np.isnan(fact(facts, "market_cap", "B"))
+    assert fact(facts, "shares_outstanding", "B") == 1e8
+    assert dict(facts.labels) == {"exchange": ("XNYS", ""), "type": ("ETF", ""), "sector": ("Steel", "")}
+
+
+def test_facts_cannot_be_changed_and_have_a_figure_and_a_label_for_each_symbol() -> None:
+    facts = Facts(
+        day_start_ns=0, symbols=("A", "B"), names=("x",), values=np.ones((1, 2)), labels={"sector": ("Steel", "")}
+    )
+    assert Facts(day_start_ns=0, symbols=(), names=(), values=np.ones((0, 0))).labels == {}
+    with pytest.raises(ValueError, match="read-only"):
+        facts.values[0, 0] = 2.0
+    with pytest.raises(TypeError):
+        facts.labels["type"] = ("CS", "CS")  # type: ignore[index]  # that is the test
+    assert facts.of(np.array([1])).labels == {"sector": ("",)}
+    assert facts.of(np.array([1])).symbols == ("B",)
+    with pytest.raises(ValueError, match="1 labels 'sector' for 2 symbols"):
+        replace(facts, labels={"sector": ("Steel",)})
+    with pytest.raises(ValueError, match="for 1 names"):
+        replace(facts, values=np.ones((2, 2)))
 
 
 async def test_test_symbols_and_other_markets_have_no_facts(store: SqlStore) -> None:
@@ -361,6 +421,8 @@ async def test_announced_rows_wait_for_the_tape_and_go_to_their_partitions(
         (own,) = [entry for entry in tape if isinstance(entry, Facts)]
         assert own.symbols == tuple(symbol for symbol in "ABCDE" if partition_of(symbol, 2) == p)
         assert own.values.shape == (len(own.names), len(own.symbols))
+        assert set(own.labels) == set(LABELS)
+        assert own.labels["type"] == ("CS",) * len(own.symbols)
         batches = [entry for entry in tape if isinstance(entry, Batch)]
         closes = batches[-1]
         assert {closes.symbols[i] for i in closes.symbol.tolist()} == set(own.symbols)

@@ -6,7 +6,7 @@ import pytest
 
 from tapewatch.eligibility import load_profile
 from tapewatch.engine.columns import OPEN_END_NS, SECOND_NS, Batch, Gap, Kind, make_batch
-from tapewatch.engine.rules import Comparison, Ruleset, RuleSpec
+from tapewatch.engine.rules import Ruleset, RuleSpec, compare
 from tapewatch.engine.scanner import Scanner, Withdrawn
 from tapewatch.nyse import day_of, trading_days
 from tapewatch.ports import Alerts
@@ -15,7 +15,7 @@ from tapewatch.roles.scanner import ScannerRole
 pytestmark = pytest.mark.anyio
 
 OPEN_NS = day_of("2025-03-03")[1]
-ABOVE_TEN = RuleSpec(id="r", version=1, name="r", conditions=(Comparison("price", ">", 10.0),), cooldown_ns=0)
+ABOVE_TEN = RuleSpec(id="r", version=1, name="r", when=compare("price", ">", 10.0), cooldown_ns=0)
 
 
 def tape() -> Batch:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tapewatch.documents import ruleset
 from tapewatch.engine.columns import Kind
 from tapewatch.engine.rules import Match
 from tapewatch.errors import Invalid
@@ -22,8 +23,13 @@ from tapewatch.scenarios.tape import DAY_NS, read_clock, read_line, show_clock
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent.parent / "docs" / "scenarios.md"
 FILES = sorted(HERE.glob("*.yaml"))
+OF_TEMPLATES = sorted(HERE.glob("templates/*.yaml"))
+REPLAYED = [
+    *FILES,
+    *(HERE / "templates" / f"{name}.yaml" for name in ("first_pullback", "inside_bar_break_15m", "vwap_bounce")),
+]
 WORDS = ["from", "to", "every", "x", "->", "AAA", "09:30", "09:30:10", "100.00", "5", "10s"]
-WORDS += ["tape", "A", "I", '"@ T"', "@09:31", "halt", "resume", "#"]
+WORDS += ["tape", "A", "I", '"@ T"', "@09:31", "halt", "resume", "#", "bid", "ask", "band"]
 
 GIVEN = """\
 name: A stock that trades above 101.50 fires once
@@ -61,15 +67,16 @@ def blocks(kind: str) -> list[str]:
 # -- what holds -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES + OF_TEMPLATES, ids=lambda file: file.stem)
 def test_scenario_holds(file: Path) -> None:
     assert run_scenario(read_scenario(file)).failures == []
 
 
 @pytest.mark.parametrize("number", range(len(blocks("yaml"))))
 def test_example_in_the_documentation_holds(number: int, tmp_path: Path) -> None:
-    (rules,) = blocks("json")
-    (tmp_path / "rules.json").write_text(rules, encoding="utf-8")
+    for kind in ("json", "rules"):
+        (rules,) = blocks(kind)
+        (tmp_path / f"mine.{kind}").write_text(rules, encoding="utf-8")
     scenario = read(tmp_path / "example.yaml", blocks("yaml")[number])
     assert run_scenario(scenario).failures == []
 
@@ -87,7 +94,9 @@ def test_lines_of_tape_in_the_documentation_are_read(tmp_path: Path) -> None:
     tape = "".join(f"  {line}\n" for line in lines)
     scenario = read(tmp_path / "tape.yaml", f"name: n\ndate: 2025-03-03\ntape: |\n{tape}expect: []\n")
     assert [row.kind for row in scenario.tape].count(Kind.TRADE) == 4 + 85 + 15
-    assert [row.kind for row in scenario.tape if row.kind is not Kind.TRADE] == [Kind.HALT, Kind.RESUME]
+    others = [row.kind for row in scenario.tape if row.kind is not Kind.TRADE]
+    quotes = [Kind.BID, Kind.ASK]
+    assert others == [*quotes, Kind.BAND_LOW, Kind.BAND_HIGH, *(quotes * 16), Kind.HALT, Kind.RESUME]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -98,11 +107,11 @@ def test_looking_more_often_changes_nothing(file: Path) -> None:
     assert played(replace(scenario, expect=often)) == played(replace(scenario, expect=()))
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", REPLAYED, ids=lambda file: file.stem)
 def test_scenario_equals_the_replay_of_its_tape(file: Path, tmp_path: Path) -> None:
     scenario = read_scenario(file)
     in_time = tuple(row for row in scenario.tape if row.kind is Kind.TRADE and row.arrives_ns == row.at_ns)
-    scenario = replace(scenario, tape=in_time, close_prev={}, expect=())
+    scenario = replace(scenario, tape=in_time, close_prev={}, facts={}, labels={}, expect=())
     batch = _Tape(scenario)._whole
     columns = {
         "symbol": [batch.symbols[i] for i in batch.symbol],
@@ -117,7 +126,7 @@ def test_scenario_equals_the_replay_of_its_tape(file: Path, tmp_path: Path) -> N
     replayed = scan_tape(
         [tmp_path / "tape.parquet"],
         profile=scenario.profile,
-        rules=scenario.rules,
+        rules=ruleset(1, scenario.rules, scenario.watchlists),
         scan_interval_ns=scenario.scan_interval_ns,
     )
     assert played(scenario) == alerts_of(replayed.matches)
@@ -147,11 +156,14 @@ SENTENCES = {
     ),
     "a symbol has not traded": (
         HOLDS + "  - at: 09:31:06\n    alerts: [breakout CCC]\n",
-        "at 09:31:06 expected rule 'breakout' to fire for CCC; it did not: price was unknown, needs > 101.5",
+        (
+            "at 09:31:06 expected rule 'breakout' to fire for CCC; it did not: "
+            "price was unknown (no trade yet), needs > 101.5"
+        ),
     ),
     "a metric is unknown": (
         HOLDS + "  - at: 09:31:06\n    alerts: [oversold AAA]\n",
-        "at 09:31:06 expected rule 'oversold' to fire for AAA; it did not: rsi_14_1m was unknown, needs < 30",
+        "at 09:31:06 expected rule 'oversold' to fire for AAA; it did not: rsi_14_1m was unknown (warming), needs < 30",
     ),
     "it was true before": (
         HOLDS + "  - at: 09:31:06\n    alerts: [breakout AAA]\n",
@@ -291,6 +303,21 @@ MISTAKES = {
     "endless series": ("09:31:10 AAA", "from 10:00 to 12:00 every 1ms AAA", 16, "more than 500,000 prints"),
     "every what": ("09:31:10 AAA", "from 10:00 to 12:00 every AAA", 16, "every: 'AAA' is not a duration"),
     "every never": ("09:31:10 AAA", "from 10:00 to 12:00 every 0s AAA", 16, "may not have more than"),
+    "no such template": ("close_prev", "template: gap-and-fo\nclose_prev", 12, "did you mean gap-and-go"),
+    "template twice": (
+        "close_prev", "template:\n  - halted\n  - halted\nclose_prev", 14, "'halted' is already the id of another rule"
+    ),
+    "no such figure": ("close_prev", "facts: {AAA: {high_53w: 5}}\nclose_prev", 12, "did you mean high_52w"),
+    "figure is text": ("close_prev", "facts: {AAA: {high_52w: much}}\nclose_prev", 12, "must be a number"),
+    "previous close twice": ("close_prev", "facts: {AAA: {close_prev_day: 5}}\nclose_prev", 12, "in close_prev"),
+    "no such label": ("close_prev", "labels: {AAA: {colour: red}}\nclose_prev", 12, "'colour' is not a field of"),
+    "label": ("close_prev", "labels: {AAA: {exchange: Nasdaq}}\nclose_prev", 12, "is not the MIC of an exchange"),
+    "quote without an ask": ("101.60 x 100", "bid 101.60 x 100", 15, "'ask' is missing; a line reads: 09:30:"),
+    "quote of nothing": ("101.60 x 100", "bid 0 x 100 ask 5 x 5", 15, "the bid '0' is not a positive number"),
+    "quote with conditions": ("101.60 x 100", "bid 5 x 5 ask 6 x 5 I", 15, "'I' is more than a line may hold"),
+    "band": ("101.60 x 100", "band 105 to 95", 15, "the lower price comes first"),
+    "half a band": ("101.60 x 100", "band 105", 15, "'to' is missing; a line reads: 09:30:00 AAA band"),
+    "endless quotes": ("09:31:10 AAA 101", "from 10:00 to 12:00 every 1ms A bid 5 x 5 ask 6 x 5\n  #", 16, "500,000"),
     "tape is folded": ("tape: |", "tape: >", 13, "write `tape: |`"),
     "expect is no list": ("expect:\n", "expect: 5\nx:\n", 20, "'x' is not a field"),
 }  # fmt: skip
@@ -334,6 +361,21 @@ EXPECTED_MISTAKES = {
         "  - at: 09:31:05\n    alerts: [{rule: breakout, symbol: AAA, values: {volume_day: 5}}]\n",
         21,
         "rule 'breakout' does not name volume_day; it names price",
+    ),
+    "running candle in brackets": (
+        '  - at: 09:31:05\n    metrics: {AAA: {"high_5m[0]": 5}}\n',
+        21,
+        "[1] is the last closed candle",
+    ),
+    "candle too far back": (
+        '  - at: 09:31:05\n    metrics: {AAA: {"high_5m[99]": 5}}\n',
+        21,
+        "high_5m reaches back no further than [10]",
+    ),
+    "no metric at all": (
+        '  - at: 09:31:05\n    metrics: {AAA: {"a + b": 5}}\n',
+        21,
+        "'a + b' is not a metric such as price, or close_5m[1]",
     ),
     "unknown metric": (
         "  - at: 09:31:05\n    metrics: {AAA: {prise: 5}}\n",
@@ -396,6 +438,173 @@ def test_mistake_in_a_rules_file_names_that_file(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text('[{"conditions": []}]')
     with pytest.raises(Invalid, match=r"mine\.json: rules\[0\]\.conditions: "):
         read(tmp_path / "s.yaml", text)
+
+
+# -- rules as text, templates, and what is known of symbols ------------------------------------------------------------
+
+TEXT = """\
+name: Rules as text
+date: 2025-03-03
+rules: |
+  watchlist mine = AAA, BBB
+
+  rule breakout
+    when price > 101.5 and symbol in watchlist mine
+    gate volume_day >= 200
+  rule asleep when price > 1 disabled
+tape: |
+  09:30:00 AAA 101.00 x 100
+  09:30:00 CCC 101.00 x 500
+  09:31:00 AAA 101.60 x 100
+  09:31:00 CCC 101.60 x 100
+  09:32:00 BBB 101.60 x 150
+expect:
+  - at: 09:31:01
+    alerts: [{rule: breakout, symbol: AAA, values: {price: 101.6, volume_day: 200}}]
+"""
+
+
+def test_rules_as_text_bring_their_watchlists(tmp_path: Path) -> None:
+    assert run_scenario(read(tmp_path / "s.yaml", TEXT + "alerts_total: 1\n")).failures == []
+
+
+WHY_NOT = {
+    "not on the list": ("breakout CCC", "symbol in watchlist mine was not true"),
+    "nobody would have fired it": ("asleep AAA", "the rule is not enabled"),
+    "the gate": ("breakout BBB", "all conditions held, but not the gate: volume_day was 150, needs >= 200"),
+}
+
+
+@pytest.mark.parametrize(("alert", "why"), WHY_NOT.values(), ids=WHY_NOT)
+def test_failure_says_what_was_lacking(alert: str, why: str, tmp_path: Path) -> None:
+    failures = run_scenario(read(tmp_path / "s.yaml", f"{TEXT}  - at: 09:32:01\n    alerts: [{alert}]\n")).failures
+    rule, symbol = alert.split()
+    assert failures == [f"at 09:32:01 expected rule {rule!r} to fire for {symbol}; it did not: {why}"]
+
+
+AGAIN = {
+    "edge": ("fire edge", "already held before"),
+    "bar": ("fire once per bar 5m", "it fires once per bar 5m"),
+    "rearm": ("rearm when price < 90", "the rule was not armed again by price < 90"),
+    "cooldown": ("fire level cooldown 5m", "in the cooldown of 300 s"),
+}
+
+
+@pytest.mark.parametrize(("clause", "why"), AGAIN.values(), ids=AGAIN)
+def test_failure_says_why_a_rule_that_is_true_is_silent(clause: str, why: str, tmp_path: Path) -> None:
+    text = TEXT.replace("    gate volume_day >= 200\n", f"    {clause}\n").replace(", volume_day: 200", "")
+    failures = run_scenario(read(tmp_path / "s.yaml", f"{text}  - at: 09:31:05\n    alerts: [breakout AAA]\n")).failures
+    assert "at 09:31:05 expected rule 'breakout' to fire for AAA; it did not: all conditions held" in failures[0]
+    assert why in failures[0]
+    assert failures[0].endswith("it had fired at 09:31:01")
+
+
+def test_failure_names_what_a_condition_of_several_values_saw(tmp_path: Path) -> None:
+    text = TEXT.replace("price > 101.5 and", "price > high_prev_day * 1.01 and")
+    (failure,) = run_scenario(read(tmp_path / "s.yaml", text)).failures
+    assert failure.endswith(
+        "it did not: price > high_prev_day * 1.01 was unknown "
+        "(price was 101.6, high_prev_day was unknown (no reference data))"
+    )
+
+
+TEXT_MISTAKES = {
+    "a word": ("price > 101.5", "price over 101.5", 7, "column 16: found 'over'"),
+    "a metric": ("gate volume_day", "gate volume_dya", 8, "column 10: unknown metric 'volume_dya'"),
+    "two rules of one id": ("rule asleep", "rule breakout", 9, "column 3: there is a rule 'breakout' above already"),
+    "a rule without a condition": ("when price > 1 disabled", "disabled", 9, "column 3: the rule asleep has no when"),
+    "a name without letters": ("rule asleep", 'rule asleep ""', 9, "rule asleep.name: "),
+    "folded text": ("rules: |", "rules: >", 3, "write `rules: |`"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "line", "why"), TEXT_MISTAKES.values(), ids=TEXT_MISTAKES)
+def test_mistake_in_rule_text_is_named_with_its_line_and_column(
+    old: str, new: str, line: int, why: str, tmp_path: Path
+) -> None:
+    assert old in TEXT
+    check_mistake(tmp_path / "s.yaml", TEXT.replace(old, new, 1), line, why)
+
+
+def test_rules_on_one_line_are_text_too(tmp_path: Path) -> None:
+    text = re.sub(r"rules: .*?tape", "rules: rule breakout when price > 101.5\ntape", TEXT, flags=re.DOTALL)
+    text = text.replace(", volume_day: 200", "")
+    assert len(run_scenario(read(tmp_path / "s.yaml", text)).failures) == 2  # CCC and BBB fire as well
+    check_mistake(tmp_path / "s.yaml", text.replace("when price", "when prise"), 3, "unknown metric 'prise'")
+
+
+def test_rules_file_of_text_brings_its_watchlists(tmp_path: Path) -> None:
+    inside = re.search(r"rules: \|\n(.*?)tape", TEXT, re.DOTALL)
+    assert inside is not None
+    (tmp_path / "mine.rules").write_text(inside[1])
+    text = re.sub(r"rules: .*?tape", "rules_file: mine.rules\ntape", TEXT, flags=re.DOTALL)
+    assert run_scenario(read(tmp_path / "s.yaml", text)).failures == []
+    (tmp_path / "mine.rules").write_text("rule x when 5")
+    with pytest.raises(Invalid, match=r"mine\.rules: line 1, column 13"):
+        read(tmp_path / "s.yaml", text)
+
+
+def test_templates_stand_beside_rules_of_the_scenario(tmp_path: Path) -> None:
+    text = TEXT.replace("tape:", "template: [halted, gap-and-go]\ntape:")
+    scenario = read(tmp_path / "s.yaml", text)
+    assert [rule.id for rule in scenario.rules] == ["breakout", "asleep", "halted", "gap-and-go"]
+    check_mistake(tmp_path / "s.yaml", text.replace("rule asleep", "rule halted"), 10, "already the id of another rule")
+
+
+KNOWN = """\
+name: Figures, labels, quotes and bands
+date: 2025-03-03
+rules: |
+  rule at-the-high when price >= high_52w and exchange is XNAS and sector is "Real estate"
+facts:
+  AAA: {high_52w: 1_000, avg_daily_volume_20d: 2_000_000.5}
+  BBB: {high_52w: 1_000}
+  CCC: {low_52w: -5}
+labels:
+  AAA: {exchange: XNAS, type: CS, sector: Real estate}
+  BBB: {exchange: XNYS, sector: Real estate}
+tape: |
+  09:30:00 AAA 1000.00 x 100
+  09:30:00 BBB 1000.00 x 100
+  09:30:00 AAA bid 999.98 x 300 ask 1000.02 x 0
+  09:30:00 AAA band 950 to 1050
+  from 09:30:10 to 09:50:00 every 10s BBB bid 999.00 x 300 ask 1001.00 x 200
+expect:
+  - at: 09:30:01
+    alerts: [{rule: at-the-high, symbol: AAA, values: {price: 1_000, high_52w: 1_000}}]
+    metrics:
+      AAA: {bid: 999.98, ask: unknown, band_low: 950, band_high: 1050, avg_daily_volume_20d: 2_000_000.5}
+      BBB: {bid: unknown, high_52w: 1_000, avg_daily_volume_20d: unknown}
+      CCC: {high_52w: unknown}
+  - at: 09:50:05
+    metrics: {AAA: {bid: unknown}, BBB: {spread: 2, spread_pct: 0.2, quote_age: 5}}
+alerts_total: 1
+"""
+
+
+def test_what_is_known_of_symbols_reaches_the_board(tmp_path: Path) -> None:
+    assert run_scenario(read(tmp_path / "s.yaml", KNOWN)).failures == []
+
+
+def test_closed_candles_are_looked_at_by_number(tmp_path: Path) -> None:
+    text = """\
+name: Candles
+date: 2025-03-03
+rules: |
+  rule inside when high_5m[1] < high_5m[2]
+tape: |
+  09:31:00 AAA 101.00 x 100
+  09:36:00 AAA 100.00 x 100
+  09:41:00 AAA 102.00 x 100
+expect:
+  - at: 09:40:01
+    alerts: []
+    metrics: {AAA: {high_5m: 100, "high_5m[1]": 101, "high_5m[2]": unknown}}
+  - at: 09:40:02
+    alerts: [{rule: inside, symbol: AAA, values: {"high_5m[1]": 100, "high_5m[2]": 101}}]
+"""
+    assert run_scenario(read(tmp_path / "s.yaml", text)).failures == []
+    check_mistake(tmp_path / "s.yaml", text.replace('"high_5m[2]": 101', "high_5m: 5"), 14, "does not name high_5m; it")
 
 
 # -- finding them -----------------------------------------------------------------------------------------------------

@@ -1,19 +1,107 @@
 """What schemathesis must be told: how to make the texts that only code can tell from others."""
 
 import unicodedata
+from typing import Any
 
 import schemathesis
 from hypothesis import strategies as st
 
+from tapewatch.contracts.samples import EVERY_NODE
+from tapewatch.serve.api import audit
 from tapewatch.serve.api.alerts import write_cursor
 
 # Composing a text changes its length, and a limit of length holds for the composed one.
 PLAIN_TEXT = st.text(st.characters(exclude_categories=("Cc", "Cf", "Cs", "Co", "Cn")), max_size=100).filter(
     lambda text: unicodedata.is_normalized("NFC", text)
 )
+SECTOR_TEXT = PLAIN_TEXT.filter(lambda text: bool(text.strip()))
 CURSOR = st.builds(
     write_cursor, st.integers(0, 2**63 - 1), st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}", fullmatch=True)
+)
+AUDIT_CURSOR = st.integers(0, 10**18 - 1).map(audit.write_cursor)
+RULE_FIRE = st.sampled_from(["edge", "level", "once per bar 5m", "once per session", "once per day"])
+RULE_TEXT = st.sampled_from(
+    [
+        "price > 1",
+        "halted",
+        "gap_pct between 2 and 4 or not price crosses_above vwap_session",
+        "(abs(price - vwap_session) / price > 0.1 then volume_day > 100k within 5m) and symbol in watchlist mine",
+        "close_day[1] < 5 for 30s and session in (pre, regular) and time_of_day > 09:45 3 times in a row",
+        " ".join(EVERY_NODE.split()),
+    ]
 )
 
 schemathesis.openapi.format("plain-text", PLAIN_TEXT)
 schemathesis.openapi.format("alert-cursor", CURSOR)
+schemathesis.openapi.format("audit-cursor", AUDIT_CURSOR)
+schemathesis.openapi.format("rule-text", RULE_TEXT)
+schemathesis.openapi.format("sector-text", SECTOR_TEXT)
+schemathesis.openapi.format("rule-fire", RULE_FIRE)
+
+_GIVEN = "#/components/schemas/Given"
+_PLAIN = {"$ref": f"{_GIVEN}Condition"}
+_VALUE = {"oneOf": [{"type": "number", "minimum": -1e15, "maximum": 1e15}, {"$ref": f"{_GIVEN}MetricValue"}]}
+_SENSE = {
+    f"{_GIVEN}{name}"
+    for name in ("MetricBetween", "ValueBetween", "ValueCondition", "AllOf", "AnyOf", "Least", "Greatest", "Quotient")
+}
+"""Forms with rules that no schema can tell: which bound is lower, what is divided by, how many parts there are
+in all.
+"""
+
+
+@schemathesis.hook
+def before_load_schema(_context: Any, document: dict[str, Any]) -> None:
+    """Rules as far as a generator can follow: forms of a condition, and below them only plain ones; the text or the
+    JSON, since they must say the same.
+    """
+    schemas = document["components"]["schemas"]
+    for name, schema in schemas.items():
+        if name.startswith("Given"):
+            value = schema["properties"].get("value")
+            schema["properties"] = {key: _shallow(part) for key, part in schema["properties"].items()}
+            schema["properties"].pop("back", None)
+            if "metric" in schema["properties"]:  # it tries each
+                schema["properties"]["metric"]["enum"] = schema["properties"]["metric"]["enum"][:8]
+            if name == "GivenCondition":
+                schema["properties"]["value"] = {
+                    "oneOf": [form for form in value["oneOf"] if form.get("$ref") not in _SENSE]
+                }
+            if "seconds" in schema["properties"]:
+                schema["properties"]["seconds"] = {"enum": [1, 90, 86_400]}
+            if "times" in schema["properties"]:
+                schema["properties"]["times"] = {"enum": [2, 7, 1_000]}
+    schemas["GivenSectors"]["properties"]["sector"]["items"] = {"type": "string", "format": "sector-text"}
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            if "when" in body.get("schema", {}).get("properties", {}):
+                whole = body["schema"]
+                del whole["anyOf"]
+                items = whole["properties"]["conditions"]["items"]
+                items["oneOf"] = [form for form in items["oneOf"] if form["$ref"] not in _SENSE]
+                if not path.endswith("/validate"):  # one operation meets every form; it takes long enough
+                    whole["properties"]["conditions"]["items"] = _PLAIN
+                body["schema"] = {
+                    "oneOf": [
+                        _without(whole, {"conditions", "rearm"}, required="when"),
+                        _without(whole, {"when", "fire"}, required="conditions"),
+                    ]
+                }
+
+
+def _without(schema: dict[str, Any], dropped: set[str], *, required: str) -> dict[str, Any]:
+    properties = {name: part for name, part in schema["properties"].items() if name not in dropped}
+    return {**schema, "properties": properties, "required": [*schema["required"], required]}
+
+
+def _shallow(schema: Any) -> Any:
+    """Conditions become plain ones, and values numbers or metrics."""
+    if isinstance(schema, dict):
+        forms = [form.get("$ref") for form in schema.get("oneOf", [])]
+        if f"{_GIVEN}OnWatchlist" in forms:
+            return _PLAIN
+        if f"{_GIVEN}MetricValue" in forms:
+            return _VALUE
+        return {key: _shallow(part) for key, part in schema.items()}
+    return schema

@@ -6,7 +6,7 @@ import math
 import shutil
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,24 @@ from websockets.asyncio.client import ClientConnection, connect
 from tapewatch.adapters.memory import MemoryBus, MemoryHotState
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.clock import SystemClock
-from tapewatch.documents import Alert, Condition, Rule
+from tapewatch.documents import Alert, Condition, Rule, ruleset
+from tapewatch.eligibility import load_profile
 from tapewatch.engine.board import BoardRows
+from tapewatch.engine.columns import SECOND_NS, make_batch
+from tapewatch.engine.scanner import Scanner
 from tapewatch.engine.toplists import SYSTEM_TOPLISTS
+from tapewatch.nyse import day_of, trading_days
 from tapewatch.ports import Ranked
+from tapewatch.roles.explain import ExplainRole
 from tapewatch.serve.app import create_app
 from tapewatch.serve.board_view import BoardView
+from tapewatch.serve.explanations import Explanations
 from tapewatch.serve.gateway import Gateway
 from tapewatch.serve.server import server_config
 from tapewatch.serve.services import Services
 
 NOON_NS = 1_380_000_000_000_000_000
+OPEN_NS = day_of("2025-03-03")[1]
 METRICS = ("price", "change_pct_day", "volume_day", "change_pct_5m")
 
 
@@ -117,6 +124,7 @@ def services(
         gateway=gateway,
         status=lambda: {"feed": "synthetic", "lag_s": math.nan},
         ready=lambda: (True, "running"),
+        explanations=Explanations(bus, partitions=1),
         ui=tmp_path / "ui",
     )
 
@@ -235,3 +243,37 @@ def rank_board(hot: MemoryHotState, board: BoardView) -> Callable[[], Awaitable[
         await hot.rank("toplist:change_pct:5m", ranking, ttl_s=60)
 
     return rank
+
+
+@pytest.fixture
+async def answering(bus: MemoryBus) -> AsyncIterator[Callable[..., Any]]:
+    """Add a scanner that has seen a print of each symbol, at this price, in the second before it last asked the rules:
+    it answers on the bus until the test ends.
+    """
+    answering: list[asyncio.Task[None]] = []
+
+    async def add(rules: Iterable[Rule], prices: dict[str, float]) -> Scanner:
+        scanner = Scanner(days=trading_days(), profile=load_profile("alpaca"))
+        scanner.apply(ruleset(1, rules))
+        n = len(prices)
+        scanner.step(
+            make_batch(
+                symbols=tuple(prices),
+                conditions=("@",),
+                symbol=range(n),
+                ts_ns=[OPEN_NS + SECOND_NS // 2] * n,
+                price=list(prices.values()),
+                size=[100.0] * n,
+                tape=[ord("C")] * n,
+                marks_row=[0, n],
+                marks_ns=[OPEN_NS, OPEN_NS + SECOND_NS],
+            )
+        )
+        answering.append(asyncio.create_task(ExplainRole(scanner=scanner, bus=bus).run()))
+        await asyncio.sleep(0)
+        return scanner
+
+    yield add
+    for task in answering:
+        task.cancel()
+    await asyncio.gather(*answering, return_exceptions=True)

@@ -193,7 +193,20 @@ async def test_toplists_and_metrics_are_catalogued(api: httpx.AsyncClient) -> No
     assert (losers["metric"], losers["window"], losers["order"]) == ("change_pct_1m", "1m", "ascending")
     metrics = (await api.get("/api/v1/metrics")).json()["items"]
     assert [metric["name"] for metric in metrics] == list(CATALOGUE)
-    assert set(metrics[0]) == {"name", "unit", "formula"}
+    gap = next(metric for metric in metrics if metric["name"] == "gap_pct")
+    assert gap == {
+        "name": "gap_pct",
+        "unit": "%",
+        "formula": CATALOGUE["gap_pct"].formula,
+        "timeframe": "day",
+        "warm_up": "",
+        "session": "after open",
+        "freshness": "trade",
+        "source": "",
+        "needs": "reference",
+        "back": 0,
+        "published": True,
+    }
 
 
 async def test_status_with_unknown_number_is_json(api: httpx.AsyncClient) -> None:

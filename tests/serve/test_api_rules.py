@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import httpx
@@ -102,16 +103,146 @@ async def test_rules_are_listed_page_by_page(api: httpx.AsyncClient, draft: dict
     assert {page["total"] for page in pages} == {5}
 
 
-async def test_rule_validated_is_not_stored(api: httpx.AsyncClient, draft: dict[str, Any]) -> None:
-    answer = await api.post(f"{RULES}/validate", json=draft)
-    assert (answer.status_code, answer.json()) == (200, {"valid": True})
-    assert (await api.get(RULES)).json()["total"] == 0
+@pytest.mark.parametrize("word", ["validate", "dry-run", "templates"])
+async def test_rule_cannot_take_the_name_of_an_operation(
+    api: httpx.AsyncClient, draft: dict[str, Any], word: str
+) -> None:
+    assert (await api.post(RULES, json=draft | {"id": word})).status_code == 422
+    assert (await api.post(RULES, json=draft | {"id": f"{word}d"})).status_code == 201
+    assert (await api.get(f"{RULES}/{word}d")).status_code == 200
 
 
-async def test_rule_cannot_take_the_name_of_an_operation(api: httpx.AsyncClient, draft: dict[str, Any]) -> None:
-    assert (await api.post(RULES, json=draft | {"id": "validate"})).status_code == 422
-    assert (await api.post(RULES, json=draft | {"id": "validated"})).status_code == 201
-    assert (await api.get(f"{RULES}/validated")).status_code == 200
+async def test_rule_written_as_text_is_the_rule_written_as_json(api: httpx.AsyncClient, draft: dict[str, Any]) -> None:
+    text = "change_pct_5m > 2 and (halted or price crosses_above vwap_session)"
+    written = {"name": draft["name"], "when": text, "fire": "once per session", "tags": ["a"], "severity": "critical"}
+    stored = (await api.post(RULES, json=written | {"id": "text"})).json()
+    assert stored["when"] == text
+    same = {**written, "conditions": stored["conditions"]}
+    del same["when"]
+    assert (await api.post(RULES, json=same | {"id": "json"})).json()["when"] == text
+    # What was read can be written back as it is, but for the machine's own fields.
+    back = {key: value for key, value in stored.items() if key not in {"id", "created_at", "updated_at"}}
+    assert (await api.put(f"{RULES}/text", json=back)).status_code == 200
+
+
+async def test_rules_are_filtered_by_state_tag_and_a_part_of_their_name(
+    api: httpx.AsyncClient, draft: dict[str, Any]
+) -> None:
+    for rule_id, name, tags, enabled in (
+        ("a", "Gap up", ["gap", "open"], True),
+        ("b", "GAP down", ["gap"], False),
+        ("c", "100% Volume", ["volume"], True),
+    ):
+        await api.post(RULES, json=draft | {"id": rule_id, "name": name, "tags": tags, "enabled": enabled})
+
+    async def found(**wanted: Any) -> list[str]:
+        page = (await api.get(RULES, params=wanted)).json()
+        return [item["id"] for item in page["items"]]
+
+    assert await found(enabled="true") == ["a", "c"]
+    assert await found(enabled="false") == ["b"]
+    assert await found(tag="gap") == ["a", "b"]
+    assert await found(tag="ga") == []
+    assert await found(q="gAp") == ["a", "b"]
+    assert await found(q="%") == ["c"]
+    assert await found(q="gap", tag="gap", enabled="true") == ["a"]
+    assert await found(tag="gap", limit=1, offset=1) == ["b"]
+    assert (await api.get(RULES, params={"tag": "gap", "limit": 1})).json()["total"] == 2
+
+
+async def test_rule_keeps_its_versions_after_it_was_deleted(api: httpx.AsyncClient, draft: dict[str, Any]) -> None:
+    versions = [(await api.post(RULES, json=draft | {"id": "mine"})).json()]
+    versions += [(await api.put(f"{RULES}/mine", json=draft | {"name": f"N{n}"})).json() for n in range(2, 5)]
+    for deleted in (False, True):
+        if deleted:
+            await api.delete(f"{RULES}/mine")
+        page = (await api.get(f"{RULES}/mine/versions")).json()
+        assert page == {"items": versions[::-1], "total": 4}
+        page = (await api.get(f"{RULES}/mine/versions", params={"limit": 2, "offset": 1})).json()
+        assert page == {"items": [versions[2], versions[1]], "total": 4}
+        assert (await api.get(f"{RULES}/mine/versions", params={"offset": 9})).json() == {"items": [], "total": 4}
+        assert (await api.get(f"{RULES}/mine/versions/2")).json() == versions[1]
+        assert (await api.get(f"{RULES}/mine/versions/5")).status_code == 404
+    for path in ("versions", "versions/1"):
+        assert (await api.get(f"{RULES}/nope/{path}")).status_code == 404
+
+
+async def test_rule_rolled_back_has_the_old_content_as_its_newest_version(
+    api: httpx.AsyncClient, draft: dict[str, Any]
+) -> None:
+    first = (await api.post(RULES, json=draft | {"id": "mine"})).json()
+    await api.put(f"{RULES}/mine", json=draft | {"name": "New", "enabled": False})
+    answer = await api.post(f"{RULES}/mine/rollback", json={"version": 1})
+    assert (answer.status_code, answer.headers["etag"]) == (200, '"3"')
+    back = answer.json()
+    assert back == first | {"version": 3, "updated_at": back["updated_at"]}
+    assert back["updated_at"] > first["updated_at"]
+    assert (await api.get(f"{RULES}/mine")).json() == back
+    assert (await api.post(f"{RULES}/mine/rollback", json={"version": 9})).status_code == 404
+    assert (await api.post(f"{RULES}/nope/rollback", json={"version": 1})).status_code == 404
+    assert (await api.get(f"{RULES}/mine")).json()["version"] == 3
+
+
+async def test_rule_switched_has_a_new_version_only_when_it_changed(
+    api: httpx.AsyncClient, bus: MemoryBus, draft: dict[str, Any]
+) -> None:
+    await api.post(RULES, json=draft | {"id": "mine"})
+    notices = bus.listen("rules.updated")
+    for operation, enabled, version in (
+        ("enable", True, 1),
+        ("disable", False, 2),
+        ("disable", False, 2),
+        ("enable", True, 3),
+    ):
+        answer = await api.post(f"{RULES}/mine/{operation}")
+        assert answer.status_code == 200
+        assert answer.headers["etag"] == f'"{version}"'
+        assert (answer.json()["enabled"], answer.json()["version"]) == (enabled, version)
+    told = [json.loads(await asyncio.wait_for(anext(notices), 1))["version"] for _ in range(2)]
+    assert told == [2, 3]
+    assert (await api.post(f"{RULES}/nope/enable")).status_code == 404
+
+
+@pytest.mark.parametrize("operation", ["rollback", "enable", "disable"])
+async def test_every_change_of_a_rule_respects_if_match(
+    api: httpx.AsyncClient, draft: dict[str, Any], operation: str
+) -> None:
+    await api.post(RULES, json=draft | {"id": "mine", "enabled": operation != "enable"})
+    body: dict[str, Any] = {"json": {"version": 1}} if operation == "rollback" else {}
+    refused = await api.post(f"{RULES}/mine/{operation}", headers={"If-Match": '"2"'}, **body)
+    assert refused.status_code == 412
+    assert (await api.get(f"{RULES}/mine")).json()["version"] == 1
+    done = await api.post(f"{RULES}/mine/{operation}", headers={"If-Match": '"1"'}, **body)
+    assert (done.status_code, done.json()["version"]) == (200, 2)
+
+
+async def test_rule_beyond_the_budget_is_refused_with_the_figure(
+    api: httpx.AsyncClient, store: SqlStore, draft: dict[str, Any]
+) -> None:
+    dear = {"name": "dear", "when": " or ".join(f"price crosses_above {n}" for n in range(65))}
+    await api.post(RULES, json=draft | {"id": "mine"})
+    for method, path in (("POST", RULES), ("POST", f"{RULES}/validate"), ("PUT", f"{RULES}/mine")):
+        answer = await api.request(method, path, json=dear)
+        assert answer.status_code == 422, path
+        assert answer.json()["where"] == "body.when"
+        assert re.search(r"5,\d{3} microseconds .* and 5,000 are allowed", answer.json()["detail"])
+    # One that a file brought can be looked at, and stays off.
+    await store.save_rule(Rule(id="dear", name="dear", when=dear["when"], enabled=False))
+    assert (await api.post(f"{RULES}/dear/enable")).status_code == 422
+    assert (await api.get(f"{RULES}/dear")).json()["enabled"] is False
+
+
+async def test_text_that_cannot_be_read_is_shown_by_line_and_column(
+    api: httpx.AsyncClient, draft: dict[str, Any]
+) -> None:
+    for field, text in (("when", "price > 1\n  and prise > 2"), ("gate", "\n\nprise > 2")):
+        raw = {"name": "n", "when": "price > 1", field: text}
+        answer = await api.post(f"{RULES}/validate", json=raw)
+        problem = answer.json()
+        assert (answer.status_code, problem["where"]) == (422, f"body.{field}")
+        line = text.count("\n") + 1
+        assert (problem["line"], problem["column"]) == (line, text.split("\n")[-1].index("prise") + 1)
+        assert "did you mean price" in problem["detail"]
 
 
 async def test_rule_invalid_says_where_and_why(api: httpx.AsyncClient, draft: dict[str, Any]) -> None:

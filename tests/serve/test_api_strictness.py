@@ -15,6 +15,7 @@ from tapewatch.serve.api.alerts import parse_instant_ns, read_cursor, write_curs
 
 pytestmark = pytest.mark.anyio
 RULES = "/api/v1/rules"
+DRY_RUN = ("POST", f"{RULES}/dry-run")
 JSON = {"Content-Type": "application/json"}
 
 
@@ -75,6 +76,26 @@ BODIES: dict[str, bytes] = {
     "id is null": body(id="null"),
     "version is null": body(version="null"),
     "id is 65 characters": body(id=json.dumps("i" * 65)),
+    "when is empty": body(when='""'),
+    "when is null": body(when="null"),
+    "when is a list": body(when="[]"),
+    "when says something else": body(when='"price > 2"'),
+    "when has NUL": body(when='"price > 1\\u0000"'),
+    "when is 10 kB": body(when=json.dumps("price > 1 or " * 800 + "price > 1")),
+    "when is 5,000 parentheses": body(when=json.dumps("(" * 5_000)),
+    "when is code": body(when="\"__import__('os').system('id')\""),
+    "gate cannot be read": body(gate='"price >"'),
+    "rearm without edges": body(rearm='"price < 1"', fire='"level"'),
+    "fire is unknown": body(fire='"twice"'),
+    "severity is unknown": body(severity='"deadly"'),
+    "a tag with a space": body(tags='["a b"]'),
+    "17 tags": body(tags=json.dumps([f"t{n}" for n in range(17)])),
+    "a condition is a text": body(conditions='["price > 1"]'),
+    "a condition of nothing": body(conditions="[{}]"),
+    "a condition of two kinds": body(conditions='[{"all":[{"watchlist":"w"}],"any":[]}]'),
+    "300 negations": body(conditions="[" + '{"not":' * 300 + '{"watchlist":"w"}' + "}" * 300 + "]"),
+    "2,000 conditions in one": body(conditions='[{"any":[' + ",".join(['{"watchlist":"w"}'] * 2_000) + "]}]"),
+    "held for ever": body(conditions='[{"held":{"watchlist":"w"},"seconds":1e9}]'),
     "conditions are missing": b'{"name":"n"}',
     "conditions are empty": body(conditions="[]"),
     "conditions are an object": body(conditions="{}"),
@@ -107,7 +128,7 @@ BODIES: dict[str, bytes] = {
 @pytest.mark.parametrize("hostile", BODIES.values(), ids=BODIES.keys())
 async def test_body_hostile_is_refused_and_never_stored(api: httpx.AsyncClient, hostile: bytes) -> None:
     started = time.process_time()
-    for method, path in (("POST", RULES), ("POST", f"{RULES}/validate"), ("PUT", f"{RULES}/there")):
+    for method, path in (("POST", RULES), ("POST", f"{RULES}/validate"), ("PUT", f"{RULES}/there"), DRY_RUN):
         answer = await api.request(method, path, content=hostile, headers=JSON)
         assert answer.status_code == 422, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
@@ -119,6 +140,27 @@ async def test_body_hostile_is_refused_and_never_stored(api: httpx.AsyncClient, 
     assert time.process_time() - started < 1.0
     listed = await api.get(RULES)
     assert (listed.status_code, listed.json()) == (200, {"items": [], "total": 0})
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{}",
+        b'{"version":0}',
+        b'{"version":"1"}',
+        b'{"version":1.5}',
+        b'{"version":1,"x":1}',
+        b'{"version":NaN}',
+        b"1",
+    ],
+)
+async def test_rollback_hostile_is_422(api: httpx.AsyncClient, raw: bytes) -> None:
+    await api.post(RULES, content=body(id='"mine"'), headers=JSON)
+    answer = await api.post(f"{RULES}/mine/rollback", content=raw, headers=JSON)
+    assert answer.status_code == 422
+    assert answer.json()["where"].startswith("body")
+    assert (await api.get(f"{RULES}/mine")).json()["version"] == 1
 
 
 @pytest.mark.parametrize(
@@ -230,6 +272,22 @@ QUERIES = [
     "/rules?limit=5&limit=6",
     "/rules?sort=name;drop",
     "/rules/mine?verbose=1",
+    "/rules?enabled=1",
+    "/rules?enabled=True",
+    "/rules?enabled=",
+    "/rules?tag=%25",
+    "/rules?q=",
+    "/rules?q=%00",
+    "/rules?q=" + "a" * 121,
+    "/rules/mine/versions?limit=0",
+    "/rules/mine/versions/0",
+    "/rules/mine/versions/01",
+    "/rules/mine/versions/1e1",
+    "/rules/mine/versions/-1",
+    "/rules/templates?x=1",
+    "/scoreboard?x=1",
+    "/watchlists?limit=0",
+    "/watchlists/a%00",
     "/alerts?symbol=%00",
     "/alerts?symbol=AAPL%00",
     "/alerts?symbol=" + "A" * 25,

@@ -1,4 +1,4 @@
-"""The store in SQL: bars, alerts, rules, reference data and readers' positions, durable when a call returns.
+"""The store in SQL: bars, alerts, rules, lists, reference data and readers' positions, durable when a call returns.
 
 Owns connections, transactions and the translation of the database's errors. It never retries (the caller waits and
 does), never caches a row, and creates no table outside `upgrade`.
@@ -28,20 +28,15 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from tapewatch.adapters import migrations, sql_reference
-from tapewatch.adapters.sql_tables import (
-    alert_history,
-    bars_1m,
-    reader_positions,
-    rule_versions,
-    rules,
-    ruleset_number,
-)
-from tapewatch.documents import Alert, Rule, Security, Split, parse_document
+from tapewatch.adapters import migrations, sql_reference, sql_rules
+from tapewatch.adapters.sql_rules import RULES, WATCHLISTS, Change
+from tapewatch.adapters.sql_tables import alert_history, bars_1m, reader_positions
+from tapewatch.clock import SystemClock
+from tapewatch.documents import Alert, Rule, Security, Split, Watchlist
 from tapewatch.engine.columns import BAR_COLUMNS, Bars
 from tapewatch.engine.daily import DailyBars
-from tapewatch.errors import ConfigError, NotFound, TapewatchError, Unavailable, VersionConflict
-from tapewatch.ports import AlertQuery, Position
+from tapewatch.errors import ConfigError, NotFound, TapewatchError, Unavailable
+from tapewatch.ports import AlertQuery, AuditEntry, AuditQuery, Clock, Position, Snapshot
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,10 +78,13 @@ def _whole(
 
 
 class SqlStore:
-    """`Store` in a SQLite file. `location` is its path, or a URL such as ``sqlite:///data/tapewatch.db``."""
+    """`Store` in a SQLite file. `location` is its path, or a URL such as ``sqlite:///data/tapewatch.db``; `clock` tells
+    the audit log when something was changed.
+    """
 
-    def __init__(self, location: str | Path) -> None:
+    def __init__(self, location: str | Path, *, clock: Clock | None = None) -> None:
         self._url = _url(location)
+        self._clock = clock or SystemClock()
         self._engine = create_async_engine(
             self._url, async_creator=self._connect, pool_size=CONNECTIONS, max_overflow=0
         )
@@ -211,81 +209,67 @@ class SqlStore:
         return None if row is None else Position(row.epoch, row.sequence)
 
     @_whole
-    async def rules(self) -> tuple[int, list[Rule]]:
-        # One statement, so that the number and the rules are of the same moment on every database.
-        newest = (
-            sa.join(rules, rule_versions, _is_newest_version())
-            .select()
-            .with_only_columns(rules.c.rule_id, rule_versions.c.document)
-            .where(rules.c.deleted.is_(False))
-            .subquery()
-        )
-        snapshot = (
-            sa.select(ruleset_number.c.number, newest.c.document)
-            .select_from(ruleset_number.outerjoin(newest, sa.true()))
-            .order_by(newest.c.rule_id)
-        )
+    async def rules(self) -> Snapshot:
         async with self._read() as connection:
-            rows = (await connection.execute(snapshot)).all()
-        return rows[0].number, [_rule(row.document) for row in rows if row.document is not None]
+            return await sql_rules.read_snapshot(connection)
 
     @_whole
-    async def rule(self, rule_id: str) -> Rule:
-        newest = (
-            sa.select(rule_versions.c.document)
-            .join(rules, _is_newest_version())
-            .where(rules.c.rule_id == rule_id, rules.c.deleted.is_(False))
-        )
+    async def ruleset_number(self) -> int:
         async with self._read() as connection:
-            document = (await connection.execute(newest)).scalar_one_or_none()
-        if document is None:
-            raise NotFound(f"there is no rule {rule_id}")
-        return _rule(document)
+            return await sql_rules.read_number(connection)
 
     @_whole
-    async def save_rule(self, rule: Rule) -> Rule:
-        stored = rule
-        async with self._write() as connection:
-            if rule.version == 1:
-                # An id that was deleted stays taken: its alerts and versions are still there and speak of that rule.
-                created = _insert(rules).on_conflict_do_nothing(index_elements=[rules.c.rule_id])
-                row = {"rule_id": rule.id, "version": 1, "created_at": rule.created_at, "deleted": False}
-                if (await connection.execute(created.returning(rules.c.rule_id), row)).first() is None:
-                    raise VersionConflict(f"there is or was a rule {rule.id} already")
-            else:
-                changed = (
-                    sa.update(rules)
-                    .where(
-                        rules.c.rule_id == rule.id,
-                        rules.c.version == rule.version - 1,
-                        rules.c.deleted.is_(False),
-                    )
-                    .values(version=rule.version)
-                    .returning(rules.c.created_at)
-                )
-                created_at = (await connection.execute(changed)).scalar_one_or_none()
-                if created_at is None:
-                    raise VersionConflict(f"version {rule.version} of rule {rule.id} does not follow the stored one")
-                stored = rule.model_copy(update={"created_at": created_at})
-            await connection.execute(
-                sa.insert(rule_versions),
-                {"rule_id": stored.id, "version": stored.version, "document": stored.model_dump(mode="json")},
-            )
-            await _raise_ruleset_number(connection)
-        return stored
+    async def rule(self, rule_id: str, version: int | None = None) -> Rule:
+        async with self._read() as connection:
+            if version is None:
+                return await sql_rules.read_one(connection, RULES, rule_id)
+            return await sql_rules.read_version(connection, RULES, rule_id, version)
 
     @_whole
-    async def delete_rule(self, rule_id: str) -> None:
-        deleted = (
-            sa.update(rules)
-            .where(rules.c.rule_id == rule_id, rules.c.deleted.is_(False))
-            .values(deleted=True)
-            .returning(rules.c.rule_id)
-        )
+    async def rule_versions(self, rule_id: str, *, limit: int = 100, offset: int = 0) -> list[Rule]:
+        page = {"limit": _limit(limit), "offset": _limit(offset)}
+        async with self._read() as connection:
+            return await sql_rules.read_versions(connection, RULES, rule_id, **page)
+
+    @_whole
+    async def save_rule(self, rule: Rule, *, actor: str = "local") -> Rule:
         async with self._write() as connection:
-            if (await connection.execute(deleted)).first() is None:
-                raise NotFound(f"there is no rule {rule_id}")
-            await _raise_ruleset_number(connection)
+            return await sql_rules.save_rule(connection, rule, self._change(actor))
+
+    @_whole
+    async def delete_rule(self, rule_id: str, *, actor: str = "local") -> None:
+        async with self._write() as connection:
+            await sql_rules.delete_rule(connection, rule_id, self._change(actor))
+
+    @_whole
+    async def watchlists(self) -> list[Watchlist]:
+        async with self._read() as connection:
+            return await sql_rules.read_all(connection, WATCHLISTS)
+
+    @_whole
+    async def watchlist(self, watchlist_id: str) -> Watchlist:
+        async with self._read() as connection:
+            return await sql_rules.read_one(connection, WATCHLISTS, watchlist_id)
+
+    @_whole
+    async def save_watchlist(self, watchlist: Watchlist, *, actor: str = "local") -> Watchlist:
+        async with self._write() as connection:
+            return await sql_rules.save_watchlist(connection, watchlist, self._change(actor))
+
+    @_whole
+    async def delete_watchlist(self, watchlist_id: str, *, actor: str = "local") -> None:
+        async with self._write() as connection:
+            await sql_rules.delete_watchlist(connection, watchlist_id, self._change(actor))
+
+    @_whole
+    async def audit(self, query: AuditQuery) -> list[AuditEntry]:
+        async with self._read() as connection:
+            return await sql_rules.read_audit(connection, query)
+
+    @_whole
+    async def expire(self, now_ns: int) -> int:
+        async with self._write() as connection:
+            return await sql_rules.expire_audit(connection, now_ns)
 
     @_whole
     async def save_securities(self, securities: Sequence[Security]) -> None:
@@ -338,6 +322,9 @@ class SqlStore:
         await self._engine.dispose()
         while self._stopping:
             await asyncio.wait(self._stopping)
+
+    def _change(self, actor: str) -> Change:
+        return Change(actor, self._clock.now_ns())
 
     async def _connect(self) -> aiosqlite.Connection:
         arguments, options = self._engine.dialect.create_connect_args(self._url)
@@ -458,16 +445,15 @@ def _alert_row(alert: Alert) -> dict[str, Any]:
         "session": alert.session,
         "received_ns": int(alert.received_ns),
         "note": alert.note,
+        "ages_s": {name: _json_number(age_s) for name, age_s in alert.ages_s.items()},
+        "severity": alert.severity,
+        "tags": list(alert.tags),
     }
 
 
 def _alert(row: Mapping[Any, Any]) -> Alert:
-    values = {name: _nan(value) for name, value in row["values"].items()}
-    return Alert(**{**row, "price": _nan(row["price"]), "values": values})
-
-
-def _rule(document: Any) -> Rule:
-    return parse_document(Rule, document, where=f"stored rule {document.get('id')}")
+    numbers = {column: {name: _nan(value) for name, value in row[column].items()} for column in ("values", "ages_s")}
+    return Alert(**{**row, **numbers, "price": _nan(row["price"]), "tags": tuple(row["tags"])})
 
 
 def _null(value: float) -> float | None:
@@ -501,10 +487,6 @@ def _between(column: sa.Column[int], start_ns: int | None, end_ns: int | None) -
     return conditions
 
 
-def _is_newest_version() -> sa.ColumnElement[bool]:
-    return sa.and_(rules.c.rule_id == rule_versions.c.rule_id, rules.c.version == rule_versions.c.version)
-
-
 async def _save_position(connection: AsyncConnection, reader: str, position: Position | None) -> None:
     if position is None:
         return
@@ -515,7 +497,3 @@ async def _save_position(connection: AsyncConnection, reader: str, position: Pos
             set_={"epoch": insert.excluded.epoch, "sequence": insert.excluded.sequence},
         )
     )
-
-
-async def _raise_ruleset_number(connection: AsyncConnection) -> None:
-    await connection.execute(sa.update(ruleset_number).values(number=ruleset_number.c.number + 1))

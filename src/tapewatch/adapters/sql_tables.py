@@ -62,6 +62,9 @@ alert_history = Table(
     Column("session", Text, nullable=False),
     Column("received_ns", BigInteger, nullable=False),
     Column("note", Text, nullable=False, server_default=""),
+    Column("ages_s", JSON, nullable=False, server_default="{}"),
+    Column("severity", Text, nullable=False, server_default="info"),
+    Column("tags", JSON, nullable=False, server_default="[]"),
     PrimaryKeyConstraint("alert_id"),
     # Newest first, by the last seen (fired_at_ns, alert_id): each index walks backwards through exactly its answer.
     Index(None, "fired_at_ns", "alert_id"),
@@ -88,7 +91,54 @@ rule_versions = Table(
     PrimaryKeyConstraint("rule_id", "version"),
 )
 
-# One row. Every change of a rule raises it in the same transaction, which also puts those changes into one order.
+watchlists = Table(
+    "watchlists",
+    metadata,
+    Column("watchlist_id", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    PrimaryKeyConstraint("watchlist_id"),
+)
+
+watchlist_versions = Table(
+    "watchlist_versions",
+    metadata,
+    Column("watchlist_id", Text, ForeignKey(watchlists.c.watchlist_id), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("document", JSON, nullable=False),
+    PrimaryKeyConstraint("watchlist_id", "version"),
+)
+
+# The lists that enabled rules name, which need not exist.
+rule_watchlists = Table(
+    "rule_watchlists",
+    metadata,
+    Column("rule_id", Text, ForeignKey(rules.c.rule_id), nullable=False),
+    Column("watchlist_id", Text, nullable=False),
+    PrimaryKeyConstraint("rule_id", "watchlist_id"),
+    Index(None, "watchlist_id"),
+)
+
+# Numbers are never used again, so that a page can begin behind one that has expired since.
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("entry", BigInteger().with_variant(Integer, "sqlite"), nullable=False, autoincrement=True),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("detail", JSON, nullable=False),
+    PrimaryKeyConstraint("entry"),
+    Index(None, "at_ns"),
+    Index(None, "subject", "entry"),
+    sqlite_autoincrement=True,
+)
+
+# One row. Every change of a rule, and of a watchlist that an enabled rule names, raises it in the same transaction.
 ruleset_number = Table(
     "ruleset_number",
     metadata,

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from tapewatch import __version__
-from tapewatch.bench import decode, decode_dbn, engine, server, tapes
+from tapewatch.bench import decode, decode_dbn, engine, rules, server, tapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,14 @@ class _Subject:
 FIGURES: dict[str, _Subject] = {
     "scan_10000x1000": _Subject("ms", engine.SCAN_WHAT.format(rules="1,000"), partial(engine.scan_cycles, 1_000)),
     "scan_10000x10000": _Subject("ms", engine.SCAN_WHAT.format(rules="10,000"), partial(engine.scan_cycles, 10_000)),
+    **{
+        f"rules_{symbols}x{count}": _Subject(
+            "ms", rules.what(symbols, count, templates), partial(rules.full_scans, symbols, count, templates)
+        )
+        for symbols, count, templates in rules.SIZES
+    },
+    "rule_compile": _Subject("ms", rules.COMPILE_WHAT, rules.compiles),
+    "catalogue": _Subject("ms", engine.CATALOGUE_WHAT, engine.catalogues),
     "step": _Subject("ticks/s", engine.STEP_WHAT, engine.steps),
     "minute_close": _Subject("ms", engine.CLOSE_WHAT, engine.minute_closes),
     "board": _Subject("ms", engine.BOARD_WHAT, engine.boards),

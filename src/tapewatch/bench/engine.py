@@ -8,8 +8,8 @@ import numpy as np
 from tapewatch.eligibility import load_profile
 from tapewatch.engine.columns import MINUTE_NS, SECOND_NS, Batch, make_batch, pulse
 from tapewatch.engine.metrics import CATALOGUE
-from tapewatch.engine.rules import Comparison, Ruleset, RuleSpec
-from tapewatch.engine.rules.tree import Operator
+from tapewatch.engine.rules import All, Comparison, Ruleset, RuleSpec, compare
+from tapewatch.engine.rules.tree import ComparisonOperator
 from tapewatch.engine.scanner import Scanner
 from tapewatch.nyse import day_of, trading_days
 
@@ -23,7 +23,8 @@ STEP_WHAT = (
     "and a whole board made each second of tape"
 )
 CLOSE_WHAT = "closing a minute in which all 10,000 symbols traded, and recomputing every indicator of each"
-BOARD_WHAT = "the whole catalogue of metrics for 10,000 symbols"
+BOARD_WHAT = "the board that travels each second, with the metrics of lists and pages, for 10,000 symbols"
+CATALOGUE_WHAT = f"refreshing all {len(CATALOGUE)} metrics of 10,000 symbols in a scan, after 70 minutes of tape"
 
 _CONDITIONS = (" ", " F", " I", "@", "@I", " FI")
 _METRICS = (
@@ -93,7 +94,7 @@ def _warm_scanner(rules: int, *, board: bool = False) -> tuple[Scanner, _Tape]:
 
 def _rules(count: int, scanner: Scanner, *metrics: str) -> Ruleset:
     draw = np.random.default_rng(11)
-    operators: tuple[Operator, ...] = (">", "<", ">=", "<=")
+    operators: tuple[ComparisonOperator, ...] = (">", "<", ">=", "<=")
     columns: dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
     if len(scanner.symbols):
         board = scanner.board_rows(_METRICS)
@@ -104,13 +105,13 @@ def _rules(count: int, scanner: Scanner, *metrics: str) -> Ruleset:
         operator = operators[int(draw.integers(4))]
         tail = draw.uniform(0.0, 0.01)
         place = tail if operator.startswith("<") else 1.0 - tail
-        return Comparison(metric, operator, float(np.quantile(values, place)) if values is not None else 0.0)
+        return compare(metric, operator, float(np.quantile(values, place)) if values is not None else 0.0)
 
     rules = []
     for i in range(count):
         names = metrics or tuple(str(name) for name in draw.choice(_METRICS, 2, replace=False))
-        conditions = tuple(comparison(name) for name in names)
-        rules.append(RuleSpec(id=f"r{i}", version=1, name=f"r{i}", conditions=conditions, cooldown_ns=MINUTE_NS))
+        when = All(tuple(comparison(name) for name in names))
+        rules.append(RuleSpec(id=f"r{i}", version=1, name=f"r{i}", when=when, cooldown_ns=MINUTE_NS))
     return Ruleset(number=2 if not metrics else 1, rules=tuple(rules))
 
 
@@ -157,11 +158,27 @@ def minute_closes() -> Iterator[float]:
             raise AssertionError("a run must close one full minute")
 
 
+def catalogues() -> Iterator[float]:
+    """Milliseconds each."""
+    scanner = Scanner(days=trading_days(), profile=load_profile("alpaca"))
+    scanner.keep(CATALOGUE)
+    tape = _Tape(day_of("2025-03-03")[1])
+    for _ in range(70):
+        scanner.step(tape.batch(40_000, MINUTE_NS, everybody=True))
+    scanner.board.want(CATALOGUE)
+    day_start_ns = day_of("2025-03-03")[0]
+    for _ in range(15):
+        scanner.step(tape.batch(5_000, SECOND_NS))
+        started = time.perf_counter()
+        scanner.board.refresh(tape.now_ns, day_start_ns=day_start_ns)
+        yield (time.perf_counter() - started) * 1e3
+
+
 def boards() -> Iterator[float]:
     """Milliseconds each."""
     scanner, tape = _warm_scanner(0, board=True)
     for _ in range(15):
         scanner.step(tape.batch(5_000, SECOND_NS))
         started = time.perf_counter()
-        scanner.board_rows(tuple(CATALOGUE))
+        scanner.board_rows()
         yield (time.perf_counter() - started) * 1e3

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from tapewatch.documents import Condition, Rule
+from tapewatch.documents import Condition, ConditionForm, Rule
 from tapewatch.eligibility import load_profile
 from tapewatch.feeds.synthetic import TradingDay, write_day
 from tapewatch.nyse import day_of
@@ -66,7 +66,7 @@ def hundred_rules() -> list[Rule]:
     )
     rules = []
     for i in range(100):
-        conditions = [
+        conditions: list[ConditionForm] = [
             Condition(metric=metric, operator=operator, value=float(draw.uniform(low, high)))
             for metric, operator, low, high in kinds[i % len(kinds)]
         ]

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from tapewatch.documents import Alert, Condition, Rule, Security, Split, day_number
+from tapewatch.documents import Alert, Rule, Security, Split, Watchlist, day_number
 from tapewatch.engine.board import BoardRows
 from tapewatch.engine.columns import BAR_COLUMNS, MINUTE_NS, SECOND_NS, Bars, Batch, Facts, Kind, make_batch, pulse
 from tapewatch.engine.daily import DailyBars, make_daily_bars
-from tapewatch.engine.rules import Comparison, Ruleset, RuleSpec
+from tapewatch.engine.rules import Ruleset, RuleSpec, compare
 from tapewatch.engine.scanner import Withdrawn
 from tapewatch.ports import Alerts, Entry
 
@@ -98,22 +98,65 @@ def make_alert(number: int, **changes: Any) -> Alert:
         values={"price": 101.25, "change_pct_5m": 2.5},
         session="regular",
         received_ns=NOON_NS + number * SECOND_NS + 1,
+        ages_s={"price": 0.25, "change_pct_5m": 60.0},
+        severity="warning",
+        tags=("gap", "B.c-d_1"),
     )
     return msgspec.structs.replace(alert, **changes)
 
 
 def make_rule(rule_id: str, *, version: int = 1, **changes: Any) -> Rule:
+    asks = [
+        {"metric": "change_pct_5m", "operator": ">", "value": 0.1 + 0.2},
+        {"metric": "price", "operator": "<=", "value": 1e15},
+    ]
     return Rule(
         **{
             "id": rule_id,
             "version": version,
             "name": f"Rule {rule_id}",
             "description": "«'\";-- 100% :x ? 🚀»",
-            "conditions": [
-                Condition(metric="change_pct_5m", operator=">", value=0.1 + 0.2),
-                Condition(metric="price", operator="<=", value=1e15),
-            ],
+            **({} if "when" in changes else {"conditions": asks}),
             "cooldown": 60.5,
+            "created_at": f"2013-10-07T12:00:{version:02d}.000000000Z",
+            "updated_at": f"2013-10-07T12:00:{version:02d}.000000000Z",
+            **changes,
+        }
+    )
+
+
+EVERY_NODE = """
+(abs(price - vwap_session) / max(atr_14_1m, 0.01, -price) > 2 * price + 1 or close_day[1] between 5 and 50)
+and (price crosses_above vwap_session then volume_1m > 5 within 10m)
+and not halted and symbol in (AAPL, BRK.B) and exchange is XNAS and type is CS and sector is "Services: «日本»"
+and symbol in watchlist mine and session in (pre, regular) and time > 09:45
+and rsi_14_1m < 30 for 30s and change_pct_5m > 0.3 within 90s and price crosses_below 7.5
+and largest_trade_1m > 3 4 times in a row
+"""
+
+
+def make_rule_of_every_node(rule_id: str, **changes: Any) -> Rule:
+    """A rule in whose conditions each kind of node stands."""
+    return make_rule(
+        rule_id,
+        **{
+            "when": EVERY_NODE,
+            "gate": "symbol in watchlist gate",
+            "rearm": "price < 3 or symbol in watchlist mine",
+            "severity": "critical",
+            "tags": ["a", "B.c-d_1"],
+            **changes,
+        },
+    )
+
+
+def make_watchlist(watchlist_id: str, *, version: int = 1, **changes: Any) -> Watchlist:
+    return Watchlist(
+        **{
+            "id": watchlist_id,
+            "version": version,
+            "name": "«'\";-- 100% :x ? 🚀»",
+            "symbols": ["AAPL", "BRK.B", "Zp$+=^_:-."],
             "created_at": f"2013-10-07T12:00:{version:02d}.000000000Z",
             "updated_at": f"2013-10-07T12:00:{version:02d}.000000000Z",
             **changes,
@@ -186,10 +229,16 @@ def every_kind_of_entry() -> list[Entry]:
         marks_ns=[1, 2, 2, INT64_MAX],
         received_ns=INT64_MAX,
     )
-    rule = RuleSpec(
-        id="r", version=2**31, name=texts[-2], conditions=(Comparison("price", "!=", -1e15),), cooldown_ns=1
+    rule = RuleSpec(id="r", version=2**31, name=texts[-2], when=compare("price", "!=", -1e15), cooldown_ns=1)
+    every_node = make_rule_of_every_node("every-node").spec()
+    alert = make_alert(
+        1,
+        values={"price": np.nan, "rsi_14_1m": -0.0},
+        ages_s={"price": 0.0, "rsi_14_1m": np.nan},
+        tags=texts,
+        rule_name=texts[3],
+        symbol=texts[4],
     )
-    alert = make_alert(1, values={"price": np.nan, "rsi_14_1m": -0.0}, rule_name=texts[3], symbol=texts[4])
     return [
         trades,
         pulse(INT64_MIN),
@@ -199,8 +248,13 @@ def every_kind_of_entry() -> list[Entry]:
             symbols=texts[:2],
             names=("close_prev_day",),
             values=np.array([[np.nan, -0.0]]),
+            labels={"exchange": ("", "XNAS"), "sector": texts[2:4]},
         ),
-        Ruleset(number=INT64_MAX, rules=(rule,)),
+        Ruleset(
+            number=INT64_MAX,
+            rules=(rule, every_node),
+            watchlists={"mine": frozenset(texts[:3]), "gate": frozenset()},
+        ),
         Ruleset(number=0, rules=()),
         make_bars([(text, NOON_NS + index * MINUTE_NS) for index, text in enumerate(texts)], vwap=np.nan),
         make_bars([]),

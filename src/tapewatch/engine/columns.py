@@ -8,8 +8,10 @@ batches changes nothing.
 This module owns the layout. It never interprets a price or a condition.
 """
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -196,6 +198,30 @@ class Facts:
     names: tuple[str, ...]
     values: F64
     """Shape (len(names), len(symbols)); NaN is unknown."""
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What is known of symbols in words: by name (`LABELS`) one text a symbol, empty where it is unknown."""
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (len(self.names), len(self.symbols)):
+            raise ValueError(f"figures of shape {self.values.shape} for {len(self.names)} names")
+        for name, texts in self.labels.items():
+            if len(texts) != len(self.symbols):
+                raise ValueError(f"{len(texts)} labels {name!r} for {len(self.symbols)} symbols")
+        self.values.setflags(write=False)
+        object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
+
+    def of(self, index: NDArray[np.integer]) -> "Facts":
+        """Those of the symbols at these positions."""
+        places = index.tolist()
+        return replace(
+            self,
+            symbols=tuple(self.symbols[i] for i in places),
+            values=self.values[:, index],
+            labels={name: tuple(texts[i] for i in places) for name, texts in self.labels.items()},
+        )
+
+
+LABELS = ("exchange", "type", "sector")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

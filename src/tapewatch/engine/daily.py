@@ -12,26 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tapewatch.engine.columns import F64, I32, Bool
+from tapewatch.engine.daily_metrics import DAILY_METRICS, MARKET
+from tapewatch.engine.daily_studies import Past
 from tapewatch.engine.splits import SplitSpec, price_factors
 from tapewatch.errors import Invalid
 
 FIRST_DAY, LAST_DAY = 7_305, 47_482
 """1990 to 2100: what a stored day may be."""
 HIGHEST_PRICE = 1e7
-YEAR_DAYS = 365
-_AVERAGES = (10, 20, 30)
-_CLOSE_WITHIN = 5
+HISTORY_DAYS = 450
+"""Of the calendar, and so some 305 trading days: what `DAILY_METRICS` look back to, and room for days without a bar."""
+_SYMBOLS_AT_ONCE = 256
+"""Their matrices fit into the processor's cache."""
 
-DAILY_FACTS = (
-    "close_prev_day",
-    "high_prev_day",
-    "low_prev_day",
-    "volume_prev_day",
-    *(f"avg_daily_volume_{n}d" for n in _AVERAGES),
-    "high_52w",
-    "low_52w",
-)
-"""The rows of `daily_facts`."""
+DAILY_FACTS = tuple(DAILY_METRICS)
+"""The rows of `daily_facts`, which leaves those of the listing to its caller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,68 +129,77 @@ def daily_facts(
     full: Bool,
     covered: Bool,
     halted: Bool | None = None,
+    market: DailyBars | None = None,
 ) -> F64:
     """`DAILY_FACTS` of each of `bars.symbols`, as of 04:00 of `today` and in its shares; shape (facts, symbols).
 
-    `days`, shape (d,), are the trading days of the year before `today`, ascending, the last the previous one; `full`
-    says which were not cut short, `covered` of which the history is there. `halted`, shape (d, symbols), says which
-    days of a symbol were no normal trading. Where a day that a figure needs is not covered, the figure is NaN.
+    `days`, shape (d,), are the trading days before `today`, ascending, the last the previous one; `HISTORY_DAYS` of the
+    calendar are enough for every figure. `full` says which were not cut short, `covered` of which the history is there.
+    `halted`, shape (d, symbols), says which days of a symbol were no normal trading. `market` holds the bars of
+    `MARKET`; without it they are looked for in `bars`.
 
-    - close_prev_day: the last close, not older than five trading days.
-    - high_prev_day, low_prev_day, volume_prev_day: of the previous trading day; NaN if the symbol did not trade then.
-    - avg_daily_volume_Nd: mean volume of the last N full days, a day without a bar counting as none, halted days left
-      out; NaN for a symbol that is not that old, or was halted on more than half of them.
-    - high_52w, low_52w: of the 365 days before `today`, or since the listing.
+    Formulas and warm-ups are those of `DAILY_METRICS`. Where a day that a figure needs is not covered, or the symbol is
+    too young for it, it is NaN; figures of the listing always are. In mean volumes a day without a bar counts as none;
+    halted days are left out, and of a symbol that was halted on more than half of the days the mean is NaN.
     """
-    facts = np.full((len(DAILY_FACTS), len(bars.symbols)), np.nan)
-    row_of = {name: facts[row] for row, name in enumerate(DAILY_FACTS)}
+    count = len(bars.symbols)
+    facts = np.full((len(DAILY_FACTS), count), np.nan)
     if not len(days):
         return facts
-    grid = _Grid(bars, splits=splits, today=today, days=days)
-    if covered[-1]:
-        for name in ("high", "low", "volume"):
-            row_of[f"{name}_prev_day"][:] = grid.columns[name][-1]
-        recent = grid.columns["close"][-_CLOSE_WITHIN:]
-        recent = recent[len(recent) - _known_at_end(covered[-_CLOSE_WITHIN:]) :]
-        for close in recent:
-            row_of["close_prev_day"][:] = np.where(np.isnan(close), row_of["close_prev_day"], close)
-    traded = ~np.isnan(grid.columns["close"])
-    listed = np.logical_or.accumulate(traded, axis=0)
-    volume = np.nan_to_num(grid.columns["volume"])
-    normal = np.ones(traded.shape, np.bool_) if halted is None else ~halted
-    full_days = np.flatnonzero(full)
-    for n in _AVERAGES:
-        window = full_days[-n:]
-        if len(window) < n or not covered[window[0] :].all():
-            continue
-        counted = normal[window].sum(axis=0)
-        known = listed[window[0]] & (counted * 2 >= n)
-        total = (volume[window] * normal[window]).sum(axis=0)
-        row_of[f"avg_daily_volume_{n}d"][known] = total[known] / counted[known]
-    year = days >= today - YEAR_DAYS
-    if covered[year].all() and days[0] <= today - YEAR_DAYS + _CLOSE_WITHIN:
-        for name, extreme in (("high", np.fmax), ("low", np.fmin)):
-            row_of[f"{name}_52w"][:] = extreme.reduce(grid.columns[name][year], axis=0, initial=np.nan)
+    rows = _Rows(bars, splits=splits, today=today, days=days)
+    index = _closes_of_market(bars if market is None else market, splits=splits, today=today, days=days)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        for first in range(0, count, _SYMBOLS_AT_ONCE):
+            stop = min(first + _SYMBOLS_AT_ONCE, count)
+            past = Past(
+                today=today,
+                days=days,
+                full=full,
+                covered=covered,
+                normal=np.ones((len(days), stop - first), np.bool_) if halted is None else ~halted[:, first:stop],
+                market=index,
+                **rows.columns(first, stop),
+            )
+            for row, metric in enumerate(DAILY_METRICS.values()):
+                facts[row, first:stop] = metric.compute(past)
     return facts
 
 
-def _known_at_end(covered: Bool) -> int:
-    """How many at the end are true without a hole."""
-    holes = np.flatnonzero(~covered)
-    return len(covered) - (int(holes[-1]) + 1 if len(holes) else 0)
+def _closes_of_market(bars: DailyBars, *, splits: Sequence[SplitSpec], today: int, days: I32) -> F64:
+    """Shape (days,)."""
+    if MARKET not in bars.symbols:
+        return np.full(len(days), np.nan)
+    place = bars.symbols.index(MARKET)
+    rows = _Rows(bars.take(bars.symbol == place), splits=splits, today=today, days=days)
+    return rows.columns(place, place + 1)["close"][:, 0]
 
 
-class _Grid:
-    """Columns of bars as matrices, shape (days, symbols), in today's shares; NaN where there is no bar."""
+class _Rows:
+    """Bars of trading days by symbol, in today's shares."""
 
     def __init__(self, bars: DailyBars, *, splits: Sequence[SplitSpec], today: int, days: I32) -> None:
         place = np.minimum(np.searchsorted(days, bars.day), len(days) - 1)
         on = np.flatnonzero(days[place] == bars.day)
-        row, symbol = place[on], bars.symbol[on]
-        factor = price_factors(bars.symbols, symbol, bars.day[on], splits, today=today)
-        self.columns: dict[str, F64] = {}
-        for name in ("high", "low", "close", "volume"):
-            values = getattr(bars, name)[on]
-            matrix = np.full((len(days), len(bars.symbols)), np.nan)
-            matrix[row, symbol] = values / factor if name == "volume" else values * factor
-            self.columns[name] = matrix
+        if np.any(np.diff(bars.symbol[on]) < 0):
+            on = on[np.argsort(bars.symbol[on], kind="stable")]
+        self._days, self._day, self._symbol = len(days), place[on], bars.symbol[on]
+        self._values = {name: getattr(bars, name)[on] for name in DAILY_COLUMNS[2:]}
+        split = {split.symbol for split in splits}
+        concerned = np.flatnonzero(np.array([name in split for name in bars.symbols], np.bool_)[self._symbol])
+        if len(concerned):
+            day = bars.day[on[concerned]]
+            factor = price_factors(bars.symbols, self._symbol[concerned], day, splits, today=today)
+            for name, values in self._values.items():
+                was = values[concerned]
+                values[concerned] = was / factor if name == "volume" else was * factor
+
+    def columns(self, first: int, stop: int) -> dict[str, F64]:
+        """Of these symbols as matrices, shape (days, symbols); NaN where there is no bar."""
+        rows = slice(*np.searchsorted(self._symbol, (first, stop)).tolist())
+        cell = self._day[rows] * (stop - first) + self._symbol[rows] - first
+        columns = {}
+        for name, values in self._values.items():
+            matrix = np.full((self._days, stop - first), np.nan)
+            matrix.reshape(-1)[cell] = values[rows]
+            columns[name] = matrix
+        return columns

@@ -1,66 +1,89 @@
 """Where prices stood: samples of the last price by the clock, for change over N minutes.
 
-Two rings. One sample a second reaches back five minutes, one every five seconds reaches back an hour. A sample taken at
-second S is the last price of prints before S. The rings are constant in size (82 MB for 10,000 symbols).
+Three rings. One sample a second reaches back five minutes, one every five seconds an hour, one a minute four hours. A
+sample taken at second S is the last price of prints before S. A ring is made when somebody first wants it, and is then
+constant in size (for 10,000 symbols 24, 58 and 19 MB); what lies before it is unknown.
 """
+
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from tapewatch.engine.columns import F64, SECOND_NS
 
-FINE_S, COARSE_S = 1, 5
-_FINE_ROWS, _COARSE_ROWS = 302, 722
+GRAINS_S = {5: 1, 60: 5, 240: 60}
+"""How far a ring reaches back, in minutes, and the distance of its samples."""
 
 
+def reach_of(minutes: int) -> int:
+    """The reach of the ring that knows the price so many minutes ago; ValueError if none reaches so far."""
+    for reach in GRAINS_S:
+        if minutes <= reach:
+            return reach
+    raise ValueError(f"no prices are kept for {minutes} minutes")
+
+
+@dataclass(slots=True)
+class _Ring:
+    grain_s: int
+    samples: F64
+    """Shape (rows, capacity)."""
+    newest: int | None = None
+    """The newest sample, in grains since the epoch."""
+
+
+@dataclass(slots=True)
 class PriceHistory:
-    def __init__(self, capacity: int) -> None:
-        self._fine = np.full((_FINE_ROWS, capacity), np.nan)
-        self._coarse = np.full((_COARSE_ROWS, capacity), np.nan)
-        self._second: int | None = None
+    capacity: int
+    _rings: dict[int, _Ring] = field(default_factory=dict)
 
-    @property
-    def next_ns(self) -> int:
-        """When the next sample is due; at once before the first."""
-        return 0 if self._second is None else (self._second + 1) * SECOND_NS
+    def keep(self, reach: int) -> None:
+        """Sample from now on for this reach, one of `GRAINS_S`."""
+        if reach not in self._rings:
+            rows = reach * 60 // GRAINS_S[reach] + 2
+            self._rings[reach] = _Ring(GRAINS_S[reach], np.full((rows, self.capacity), np.nan))
+
+    def __bool__(self) -> bool:
+        return bool(self._rings)
 
     def sample(self, second: int, price: F64) -> None:
         """Record `price` (shape (capacity,)) for every second up to `second`: nothing traded since the last sample but
         what `price` holds, or the caller would have sampled before.
         """
-        since = second - 1 if self._second is None else self._second
-        for s in range(max(since, second - _FINE_ROWS) + 1, second + 1):
-            self._fine[s % _FINE_ROWS] = price
-        first, last = since // COARSE_S, second // COARSE_S
-        for s in range(max(first, last - _COARSE_ROWS) + 1, last + 1):
-            self._coarse[s % _COARSE_ROWS] = price
-        self._second = second
+        for ring in self._rings.values():
+            rows, newest = len(ring.samples), second // ring.grain_s
+            since = (second - 1) // ring.grain_s if ring.newest is None else ring.newest
+            for s in range(max(since, newest - rows) + 1, newest + 1):
+                ring.samples[s % rows] = price
+            ring.newest = newest
 
     def ago(self, ts_ns: int, minutes: int) -> F64:
         """The price `minutes` before `ts_ns`, that instant rounded down to the ring's grain; NaN where unknown."""
+        ring = self._rings.get(reach_of(minutes))
+        if ring is None:
+            return np.full(self.capacity, np.nan)
         second = ts_ns // SECOND_NS - minutes * 60
-        if minutes <= 5:
-            fine: F64 = self._fine[second % _FINE_ROWS]
-            return fine
-        coarse: F64 = self._coarse[second // COARSE_S % _COARSE_ROWS]
-        return coarse
+        prices: F64 = ring.samples[second // ring.grain_s % len(ring.samples)]
+        return prices
 
     def replace(self, symbol: int, since_ns: int, until_ns: int, *, wrong: float, right: float) -> None:
         """The print at `since_ns`, the last until `until_ns`, was not `wrong` but `right`: mend the samples that took
         it. NaN in `right` stands for the price before the print.
         """
-        if self._second is None:
-            return
-        for ring, rows, grain in ((self._fine, _FINE_ROWS, FINE_S), (self._coarse, _COARSE_ROWS, COARSE_S)):
-            last = min(self._second // grain, until_ns // (grain * SECOND_NS))
-            first = max(since_ns // (grain * SECOND_NS) + 1, self._second // grain - rows + 2)
-            price = ring[(first - 1) % rows, symbol] if np.isnan(right) else right
+        for ring in self._rings.values():
+            if ring.newest is None:
+                continue
+            rows, grain_ns = len(ring.samples), ring.grain_s * SECOND_NS
+            last = min(ring.newest, until_ns // grain_ns)
+            first = max(since_ns // grain_ns + 1, ring.newest - rows + 2)
+            price = ring.samples[(first - 1) % rows, symbol] if np.isnan(right) else right
             for row in (s % rows for s in range(first, last + 1)):
-                if ring[row, symbol] == wrong:
-                    ring[row, symbol] = price
+                if ring.samples[row, symbol] == wrong:
+                    ring.samples[row, symbol] = price
 
     def resize(self, capacity: int) -> None:
-        for name in ("_fine", "_coarse"):
-            old = getattr(self, name)
-            grown = np.full((len(old), capacity), np.nan)
-            grown[:, : old.shape[1]] = old
-            setattr(self, name, grown)
+        for ring in self._rings.values():
+            grown = np.full((len(ring.samples), capacity), np.nan)
+            grown[:, : self.capacity] = ring.samples
+            ring.samples = grown
+        self.capacity = capacity

@@ -1,12 +1,6 @@
 """Indicators over a symbol's closed one-minute bars, in order, across sessions and days.
 
-Formulas and seeds are those of TA-Lib 0.8 in its default mode:
-
-* SMA(n): mean of the last n closes.
-* EMA(n): first value is the SMA of the first n closes, then ``e += 2 / (n + 1) * (close - e)``.
-* RSI(14), Wilder: first averages are the means of the first 14 gains and losses, then ``(13 * a + x) / 14``; the value
-  is ``100 * gain / (gain + loss)``, and 0 when both are zero (a flat market), as TA-Lib has it.
-* ATR(14), Wilder: the first bar has no true range; seed is the mean of the next 14, then ``(13 * a + tr) / 14``.
+RSI, EMA, SMA and ATR are those of `studies`.
 
 The rolling VWAPs sum over clock minutes: the n minutes that end with the bar's own. The session's VWAP starts anew with
 each pre-market, regular and post-market session; the day's at 04:00 New York.
@@ -22,115 +16,36 @@ import numpy as np
 from tapewatch.engine.calendar import TradingDays
 from tapewatch.engine.candles import last_of_each
 from tapewatch.engine.columns import F64, I32, I64, MINUTE_NS, Bars
+from tapewatch.engine.series import Series, View
+from tapewatch.engine.studies import STUDIES
 from tapewatch.engine.symbols import Index, SymbolTable
 
 EMA_SPANS = (20, 50, 200)
 SMA_SPANS = (20, 50, 200)
 VWAP_MINUTES = {"vwap_5m": 5, "vwap_15m": 15, "vwap_1h": 60}
-WILDER = 14
-RECURSIVE = ("rsi_14_1m", "ema_20_1m", "ema_50_1m", "ema_200_1m", "sma_20_1m", "sma_50_1m", "sma_200_1m", "atr_14_1m")
+RECURSIVE = (
+    "rsi_14_1m",
+    *(f"ema_{n}_1m" for n in EMA_SPANS),
+    *(f"sma_{n}_1m" for n in SMA_SPANS),
+    "atr_14_1m",
+)
 INDICATORS = (*RECURSIVE, *VWAP_MINUTES, "vwap_session", "vwap_day")
+_STUDIES = {name: STUDIES[name.removesuffix("_1m")] for name in RECURSIVE}
 
 
-class Recursive:
+class Recursive(Series):
     """RSI, EMA, SMA and ATR of all symbols; arrays are indexed by the caller's symbol indices."""
 
-    _PREV, _GAIN, _LOSS, _RANGE = 0, 1, 2, 3
-    _SUMS = slice(4, 4 + len(SMA_SPANS))
-    _EMAS = slice(4 + len(SMA_SPANS), 4 + len(SMA_SPANS) + len(EMA_SPANS))
-    _ROWS = 4 + len(SMA_SPANS) + len(EMA_SPANS)
-    _LOG = 32
-    """Bars whose state before them is kept, so that a revision can re-run from there."""
-    _CLOSES = 256
-    """More than the longest SMA and the log together."""
+    _REACH = 32
+    """Bars that a revision can re-run."""
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.count = np.zeros(capacity, np.int64)
-        """Bars seen, per symbol."""
-        self._state = np.full((self._ROWS, capacity), 0.0)
-        self._closes = np.full((self._CLOSES, capacity), 0.0)
-        self._undo = np.full((self._LOG, self._ROWS, capacity), 0.0)
-        self._log_minute = np.full((self._LOG, capacity), 0)
-        self._log = np.full((self._LOG, 3, capacity), 0.0)
-
-    def resize(self, capacity: int) -> None:
-        grown = Recursive(capacity)
-        for name in ("count", "_state", "_closes", "_undo", "_log_minute", "_log"):
-            getattr(grown, name)[..., : self.capacity] = getattr(self, name)
-        self.__dict__.update(grown.__dict__)
-
-    def close(self, symbol: Index, minute: int | I64, high: F64, low: F64, close: F64) -> None:
-        """Take one closed bar of each of these symbols (each at most once)."""
-        i = self.count[symbol]
-        state = self._state[:, symbol]
-        slot = i % self._LOG
-        self._undo[slot, :, symbol] = state.T
-        self._log_minute[slot, symbol] = minute
-        self._log[slot, :, symbol] = np.stack([high, low, close], axis=1)
-        prev = np.where(i > 0, state[self._PREV], close)
-        change = close - prev
-        true_range = np.maximum(high - low, np.maximum(np.abs(high - prev), np.abs(low - prev)))
-        for row, x in (
-            (self._GAIN, np.maximum(change, 0.0)),
-            (self._LOSS, np.maximum(-change, 0.0)),
-            (self._RANGE, np.where(i > 0, true_range, 0.0)),
-        ):
-            average = state[row]
-            summed = np.where(i <= WILDER, average + x, ((WILDER - 1) * average + x) / WILDER)
-            state[row] = np.where(i == WILDER, summed / WILDER, summed)
-        self._closes[i % self._CLOSES, symbol] = close
-        sums, emas = state[self._SUMS], state[self._EMAS]
-        for k, n in enumerate(SMA_SPANS):
-            leaving = np.where(i >= n, self._closes[(i - n) % self._CLOSES, symbol], 0.0)
-            sums[k] += close - leaving
-            emas[k] = np.where(i < n, sums[k] / n, emas[k] + 2.0 / (n + 1) * (close - emas[k]))
-        state[self._PREV] = close
-        self._state[:, symbol] = state
-        self.count[symbol] = i + 1
-
-    def revise(self, symbol: Index, minute: int, high: F64, low: F64, close: F64) -> int:
-        """Replace (or insert) these symbols' bars of `minute`; how many were too far back to be re-run. A bar whose
-        close is NaN is taken out.
-        """
-        depth = np.arange(1, self._LOG + 1)[:, None]
-        bar = self.count[symbol] - depth
-        minutes = np.where(bar >= 0, self._log_minute[bar % self._LOG, symbol], -1)
-        after = np.count_nonzero(minutes > minute, axis=0)
-        replaces = (minutes == minute).any(axis=0)
-        reachable = (after + replaces < self._LOG) | replaces
-        lost = len(symbol) - int(np.count_nonzero(reachable))
-        symbol, after, replaces, high, low, close = (x[reachable] for x in (symbol, after, replaces, high, low, close))
-        first = self.count[symbol] - after
-        tails = [
-            (self._log_minute[slot, symbol], self._log[slot, :, symbol])
-            for slot in ((first + step) % self._LOG for step in range(int(after.max(initial=0))))
-        ]
-        start = first - replaces
-        again = np.flatnonzero(after + replaces > 0)
-        self._state[:, symbol[again]] = self._undo[start[again] % self._LOG, :, symbol[again]].T
-        self.count[symbol] = start
-        stands = np.flatnonzero(~np.isnan(close))
-        self.close(symbol[stands], minute, high[stands], low[stands], close[stands])
-        for step, (minute_of, prices) in enumerate(tails):
-            left = np.flatnonzero(after > step)
-            self.close(symbol[left], minute_of[left], prices[left, 0], prices[left, 1], prices[left, 2])
-        return lost
+        super().__init__(capacity, columns=3, depth=self._REACH + 2, reach=self._REACH)
+        self.run(study.part for study in _STUDIES.values() if study.part is not None)
 
     def values(self, name: str, symbol: Index | slice) -> F64:
         """One of `RECURSIVE` for these symbols; NaN while warming."""
-        kind, span = name.split("_")[:2]
-        n, count = int(span), self.count[symbol]
-        if kind == "rsi":
-            gain, loss = self._state[self._GAIN, symbol], self._state[self._LOSS, symbol]
-            both = gain + loss
-            flat = both == 0
-            return np.where(count > n, 100.0 * gain / np.where(flat, 1.0, both), np.nan)
-        if kind == "atr":
-            return np.where(count > n, self._state[self._RANGE, symbol], np.nan)
-        if kind == "sma":
-            return np.where(count >= n, self._state[self._SUMS][SMA_SPANS.index(n), symbol] / n, np.nan)
-        return np.where(count >= n, self._state[self._EMAS][EMA_SPANS.index(n), symbol], np.nan)
+        return _STUDIES[name].of(View(self, symbol))
 
 
 class RollingVwap:

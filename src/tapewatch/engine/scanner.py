@@ -5,26 +5,33 @@ order: a minute closes, prices are sampled, rules are asked. A scan at instant t
 the watermark reached t. Cutting the tape into other batches changes nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 
 from tapewatch.engine.bars import KEPT_TRADES, LATENESS_NS, NEVER_NS, REACH_MINUTES, Amendment, BarBuilder, Rows, Run
-from tapewatch.engine.board import Board, BoardRows, SymbolState
+from tapewatch.engine.board import Board, BoardRows
 from tapewatch.engine.calendar import SESSION_NAMES, Session, TradingDays
-from tapewatch.engine.candles import Candles, latest
-from tapewatch.engine.columns import F64, MINUTE_NS, SECOND_NS, Bars, Batch, Facts, Gap, Kind
+from tapewatch.engine.candles import latest
+from tapewatch.engine.columns import F64, LABELS, MINUTE_NS, SECOND_NS, Bars, Batch, Facts, Gap, Kind
 from tapewatch.engine.conditions import Effect, Profile
 from tapewatch.engine.daily import DAILY_FACTS
-from tapewatch.engine.history import PriceHistory
-from tapewatch.engine.indicators import RECURSIVE, Recursive
-from tapewatch.engine.metrics import CATALOGUE
+from tapewatch.engine.metrics import CATALOGUE, PUBLISHED, Kept
 from tapewatch.engine.official import CLOSE
+from tapewatch.engine.quantities import split_back
 from tapewatch.engine.rules import Match, Plan, Ruleset
+from tapewatch.engine.state import SymbolState
+from tapewatch.engine.symbols import Index
+from tapewatch.engine.usual import QUARTER_NS, QUARTERS, UsualVolume
 
 _LONGEST_WINDOW_NS = 62 * MINUTE_NS
+_LONG_WINDOW_NS = 242 * MINUTE_NS
+_REACHES: dict[Kept, int] = {"prices 5m": 5, "prices 1h": 60, "prices 4h": 240}
+"""What of the price history is meant, by how far it reaches back in minutes."""
 _FEW_SYMBOLS = 1024
+_FULL_SESSION_NS = 390 * MINUTE_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,30 +77,23 @@ class Scanner:
         self.board_interval_ns = board_interval_ns
         self.watermark_ns = 0
         self.tally = self.bars.tally
-        capacity = self.symbols.capacity
-        self._state = SymbolState(
-            sessions=Candles(len(Session), capacity),
-            recursive=Recursive(capacity),
-            history=PriceHistory(capacity),
-            price=np.full(capacity, np.nan),
-            price_ts=np.full(capacity, -1, np.int64),
-            close_prev=np.full(capacity, np.nan),
-            halted=np.zeros(capacity),
-            facts=np.full((len(DAILY_FACTS), capacity), np.nan),
-            seen=np.zeros(capacity, np.bool_),
-        )
-        self.board = Board(self.bars, self._state)
-        self._settled = Candles(len(Session), capacity)
-        """The running day's sessions up to `_settled_to`: the minutes that nothing can revise any more."""
-        self._settled_to = 0
+        self._state = SymbolState.of(self.bars)
+        self.board = Board(self.bars, self._state, catalogue=CATALOGUE)
+        self.labels: dict[str, list[str]] = {name: [] for name in LABELS}
+        """By name, what the symbol of each index is (its exchange, type and sector); empty for unknown."""
+        self.labels_version = 0
+        """One more each time that they change."""
         self._facts: list[Facts] = []
         """Reference data of days that have not begun."""
-        self._plan = Plan(Ruleset(number=0, rules=()))
-        self._wants_history = self._wants_recursive = self._wants_state = False
-        self._longest_ns = _LONGEST_WINDOW_NS + max(scan_interval_ns, board_interval_ns)
-        """After so long without a change somebody has looked when all windows had run out."""
+        self.plan = Plan(Ruleset(number=0, rules=()))
+        """The rules, and what the last scan made of them."""
+        self._asked: frozenset[str] = frozenset()
+        self._keeps: frozenset[Kept] = frozenset()
+        self._wants_state = self._reads_clock = False
+        self._longest_ns = 0
+        """After so long without a change somebody has looked when all windows, and the memory of rules, had run out."""
         self._began_ns = self._day_start_ns = self._next_day_ns = 0
-        self._next_scan_ns = self._next_board_ns = self._next_sample_ns = NEVER_NS
+        self._next_scan_ns = self._next_board_ns = self._next_sample_ns = self._next_quarter_ns = NEVER_NS
         self._dirty = False
         self._last_change_ns = 0
         """Event time up to which something happened from which metrics still move for as long as windows reach."""
@@ -107,7 +107,14 @@ class Scanner:
         """Take a ruleset at this place of the tape. Rules that stay in the same version keep their edges and
         cooldowns; a new one fires at the next scan for whatever it is true of.
         """
-        self._plan = Plan(ruleset, previous=self._plan)
+        self.plan = Plan(ruleset, previous=self.plan)
+        self._set_wants()
+
+    def keep(self, metrics: Iterable[str]) -> None:
+        """Keep from now on what these metrics are made of, and scan, though no rule asks for them: `board_rows` knows
+        them then.
+        """
+        self._asked |= frozenset(metrics)
         self._set_wants()
 
     def gap(self, gap: Gap) -> None:
@@ -132,10 +139,11 @@ class Scanner:
             symbol = self.symbols.translate(facts.symbols)
             if self.symbols.capacity > len(self._state.price):
                 self.bars.make_room()
-                self._resize(self.symbols.capacity)
+                self._state.resize(self.symbols.capacity)
             for name, values in zip(facts.names, facts.values, strict=True):
                 if name in DAILY_FACTS:
                     self._state.facts[DAILY_FACTS.index(name), symbol] = values
+            self._label(facts, symbol)
             close = self._state.facts[DAILY_FACTS.index("close_prev_day")]
             known = np.flatnonzero(~np.isnan(close))
             self._state.close_prev[known] = close[known]
@@ -143,23 +151,47 @@ class Scanner:
             self._last_change_ns = max(self._last_change_ns, self.watermark_ns)
         self._facts = [facts for facts in self._facts if facts.day_start_ns > self._day_start_ns]
 
+    def _label(self, facts: Facts, symbol: Index) -> None:
+        for name, texts in facts.labels.items():
+            known = self.labels.setdefault(name, [])
+            known += [""] * (len(self.symbols) - len(known))
+            for index, text in zip(symbol.tolist(), texts, strict=True):
+                self.labels_version += known[index] != text
+                known[index] = text
+
     @property
     def ruleset(self) -> Ruleset:
-        return self._plan.ruleset
+        return self.plan.ruleset
 
     @property
     def cooled_down(self) -> int:
         """Matches that a cooldown suppressed."""
-        return self._plan.cooled_down
+        return self.plan.cooled_down
 
     def _set_wants(self) -> None:
-        self.board.want(self._plan.metrics)
-        wanted = set(CATALOGUE) if self.board_interval_ns else set(self._plan.metrics)
+        self.board.want(self.plan.metrics)
+        wanted = self.plan.metrics | self._asked | frozenset(PUBLISHED if self.board_interval_ns else ())
+        declared = [CATALOGUE[split_back(name)[0]] for name in wanted]
         # What was kept once is kept on: with a hole in it, it would be wrong and not unknown.
-        self._wants_recursive |= not wanted.isdisjoint(RECURSIVE)
-        self._wants_history |= any(name.startswith("change_pct_") and name != "change_pct_day" for name in wanted)
+        self._keeps |= {kept for metric in declared for kept in metric.keeps}
+        for kept, reach in _REACHES.items():
+            if kept in self._keeps:
+                self._state.history.keep(reach)
         self._wants_state |= bool(wanted)
-        self._plan.bind(self.board.row_of)
+        self._state.timeframes.want({name for metric in declared for name in metric.candles})
+        if "usual" in self._keeps and self._state.usual is None:
+            self._state.usual = UsualVolume(self.symbols.capacity)
+            if self.bars.first_minute is not None:
+                self._begin_usual()
+        self._reads_clock = self.plan.fires_by_clock or any(metric.freshness == "clock" for metric in declared)
+        far = "prices 4h" in self._keeps or any(metric.timeframe == "4h" for metric in declared)
+        longest_ns = _LONG_WINDOW_NS if far else _LONGEST_WINDOW_NS
+        self._longest_ns = (
+            longest_ns
+            + self.plan.horizon_ns(self.scan_interval_ns)
+            + max(self.scan_interval_ns, self.board_interval_ns)
+        )
+        self.plan.bind(self.board.row_of)
         self._scanned = None
         self._dirty = True
         if self.bars.first_minute is not None:
@@ -170,10 +202,11 @@ class Scanner:
             return (now_ns // interval_ns + 1) * interval_ns if wanted else NEVER_NS
 
         self._next_scan_ns = after(
-            self.scan_interval_ns or 1, wanted=bool(self.scan_interval_ns and self._plan.ruleset.rules)
+            self.scan_interval_ns or 1,
+            wanted=bool(self.scan_interval_ns and (self.plan.ruleset.rules or self._asked)),
         )
         self._next_board_ns = after(self.board_interval_ns or 1, wanted=bool(self.board_interval_ns))
-        self._next_sample_ns = after(SECOND_NS, wanted=self._wants_history)
+        self._next_sample_ns = after(SECOND_NS, wanted=bool(self._state.history))
 
     # -- the tape -----------------------------------------------------------------------------------------------------
 
@@ -182,7 +215,7 @@ class Scanner:
         out = Step()
         rows = self.bars.rows(batch)
         if self.symbols.capacity > len(self._state.price):
-            self._resize(self.symbols.capacity)
+            self._state.resize(self.symbols.capacity)
         if self.bars.first_minute is None and (len(batch) or len(batch.marks_ns)):
             at_mark = len(batch.marks_ns) and batch.marks_row[0] == 0
             self._begin(int(batch.marks_ns[0] if at_mark else batch.ts_ns[0]))
@@ -197,14 +230,14 @@ class Scanner:
             self.watermark_ns = max(self.watermark_ns, int(batch.marks_ns[-1]))
         return out
 
-    def board_rows(self, names: Iterable[str] = tuple(CATALOGUE)) -> BoardRows:
+    def board_rows(self, names: Iterable[str] = PUBLISHED) -> BoardRows:
         """The board as it stands at the watermark."""
         return self.board.rows(tuple(names), self.watermark_ns, day_start_ns=self._day_start_ns)
 
     def _begin(self, ts_ns: int) -> None:
         self.bars.begin(ts_ns)
         self._began_ns = self._last_change_ns = ts_ns
-        self._settled_to = self.bars.open_minute - REACH_MINUTES - 1
+        self._state.settled_to = self.bars.open_minute - REACH_MINUTES - 1
         days = self.bars.days
         at = days.at(ts_ns)
         today = at.day if at.session else at.day - 1
@@ -212,11 +245,45 @@ class Scanner:
         self._next_day_ns = int(days.pre_ns[today + 1]) if today + 1 < len(days.pre_ns) else NEVER_NS
         self._schedule(ts_ns)
         self._learn()
+        self._begin_usual()
+
+    def _begin_usual(self) -> None:
+        """The running day's volumes are noted at each quarter hour from now on."""
+        self._next_quarter_ns = NEVER_NS
+        if self._state.usual is None:
+            return
+        self._state.usual.begin_day(self._day_start_ns)
+        since_ns = max(self.watermark_ns, self._began_ns, self._day_start_ns) - self._day_start_ns
+        self._next_quarter_ns = self._day_start_ns + (since_ns // QUARTER_NS + 1) * QUARTER_NS
+
+    def _mark_usual(self) -> None:
+        """A quarter hour is over; after the day's last one there is none until the next day."""
+        usual, now_ns = self._state.usual, self._next_quarter_ns
+        if usual is None:
+            return
+        last_ns = self._day_start_ns + QUARTERS * QUARTER_NS
+        if now_ns <= last_ns:
+            sessions = self._state.sessions.volume
+            usual.mark(now_ns, sessions[Session.PRE] + sessions[Session.REGULAR] + sessions[Session.POST])
+        self._next_quarter_ns = now_ns + QUARTER_NS if now_ns < last_ns else NEVER_NS
+
+    def _end_usual(self) -> None:
+        """The day is over: count it in, with what is known of it."""
+        usual, days = self._state.usual, self.bars.days
+        if usual is None:
+            return
+        day = int(np.searchsorted(days.pre_ns, self._day_start_ns))
+        known = day < len(days.pre_ns) and int(days.pre_ns[day]) == self._day_start_ns
+        full = known and int(days.close_ns[day] - days.open_ns[day]) >= _FULL_SESSION_NS
+        gaps = [*self.bars.gaps.items(), (0, self._began_ns)]
+        usual.end_day(full=full, gaps=gaps, halted=self._state.halts.count > 0)
 
     @property
     def _next_look_ns(self) -> int:
         """When somebody looks at the board, or a day begins."""
-        return min(self._next_sample_ns, self._next_scan_ns, self._next_board_ns, self._next_day_ns)
+        return min(
+            self._next_sample_ns, self._next_scan_ns, self._next_board_ns, self._next_quarter_ns, self._next_day_ns
+        )
 
     @property
     def _next_event_ns(self) -> int:
@@ -233,28 +300,31 @@ class Scanner:
                 self._scan(now, out)
                 self._next_scan_ns += self.scan_interval_ns
             if now == self._next_board_ns:
-                out.boards.append(self.board.rows(tuple(CATALOGUE), now, day_start_ns=self._day_start_ns))
+                out.boards.append(self.board.rows(PUBLISHED, now, day_start_ns=self._day_start_ns))
                 self._next_board_ns += self.board_interval_ns
                 if self._next_scan_ns == NEVER_NS:  # nobody else looks
                     self._looked(now)
+            if now == self._next_quarter_ns:
+                self._mark_usual()
             if now == self._next_day_ns:
                 self._roll_day()
             if not self._dirty and self._quiet(self._next_event_ns):
                 self._sleep_until(watermark_ns)
 
     def _quiet(self, now_ns: int) -> bool:
-        """Nothing has traded for longer than any window reaches back, and the session is the one that was scanned: no
-        metric can change before the next print or the end of the session.
+        """Nothing has traded for longer than any window reaches back, the session is the one that was scanned, and
+        nobody reads the clock (which says nothing while the market is closed): no metric can change before the next
+        print or the end of the session.
         """
-        return (
-            now_ns - self._last_change_ns > self._longest_ns
-            and self.bars.session_of((now_ns - 1) // MINUTE_NS).start_ns == self._scanned_session
-        )
+        if now_ns - self._last_change_ns <= self._longest_ns:
+            return False
+        at = self.bars.session_of((now_ns - 1) // MINUTE_NS)
+        return at.start_ns == self._scanned_session and not (self._reads_clock and at.session)
 
     def _sleep_until(self, watermark_ns: int) -> None:
         """Nothing before then needs to be looked at."""
         session = self.bars.session_of((self._next_event_ns - 1) // MINUTE_NS)
-        wake_ns = min(watermark_ns, session.end_ns, self._next_day_ns)
+        wake_ns = min(watermark_ns, session.end_ns, self._next_quarter_ns, self._next_day_ns)
         for name, interval_ns in (
             ("_next_scan_ns", self.scan_interval_ns),
             ("_next_board_ns", self.board_interval_ns),
@@ -269,14 +339,15 @@ class Scanner:
         if skipped is not None:
             self._settle(skipped - REACH_MINUTES - 1)
             self.bars.skip_empty(watermark_ns)
-        self._state.closed_sums.clear()
+        self._state.spans.clear()
         if self.bars.next_close_ns > watermark_ns:
             return
         minute = self.bars.open_minute
         closed = self.bars.close_minute()
         self._settle(minute - REACH_MINUTES)
+        self._state.timeframes.close(minute, closed.symbol.astype(np.intp))
         if len(closed):
-            if self._wants_recursive:
+            if "studies" in self._keeps:
                 self._state.recursive.close(
                     closed.symbol.astype(np.intp), minute, closed.high, closed.low, closed.close
                 )
@@ -286,6 +357,10 @@ class Scanner:
         session = self.bars.session_of((now_ns - 1) // MINUTE_NS)
         if not self._dirty and self._quiet(now_ns):
             return
+        if "extremes" in self._keeps:
+            self._state.extremes.scan(self._state.sessions)
+        if "path" in self._keeps:
+            self._state.path.scan(self._state.price)
         values = self.board.refresh(now_ns, day_start_ns=self._day_start_ns)
         changed = None
         if not self._dirty or values.shape[1] <= _FEW_SYMBOLS:
@@ -294,16 +369,33 @@ class Scanner:
             self._scanned = values.copy()
         else:
             self._scanned = None
+        for texts in self.labels.values():
+            texts.extend([""] * (len(self.symbols) - len(texts)))
         out.scans += 1
-        out.matches += self._plan.scan(
+        matches = self.plan.scan(
             values,
             changed=changed,
             now_ns=now_ns,
             symbols=self.symbols.names,
             price=self._state.price,
             session=SESSION_NAMES[session.session],
+            session_start_ns=session.start_ns,
+            day_start_ns=self._day_start_ns,
+            candle_ns=self.bars.open_minute * MINUTE_NS,
+            labels=self.labels,
+            labels_version=self.labels_version,
         )
+        for _, of_rule in groupby(matches, key=lambda match: id(match.rule)):
+            out.matches += self._aged(list(of_rule))
         self._looked(now_ns)
+
+    def _aged(self, matches: list[Match]) -> Iterator[Match]:
+        """Matches of one rule, with how old their operands are."""
+        symbols = np.array([self.symbols.index(match.symbol) for match in matches])
+        names = tuple(matches[0].values)
+        ages = [self.board.ages_s(name, symbols).tolist() for name in names]
+        for place, match in enumerate(matches):
+            yield match._replace(ages_s={name: of[place] for name, of in zip(names, ages, strict=True)})
 
     def _looked(self, now_ns: int) -> None:
         self._dirty = False
@@ -325,12 +417,14 @@ class Scanner:
                 return
         self._state.seen[rows.symbol[start:stop]] = True
         if not rows.plain:
-            self._book_facts(rows, start, stop)
+            self._book_status(rows, start, stop)
         named = self.bars.official.count
         for change in self.bars.book(rows, start, stop):
             self._dirty = True
             if change.revised:
-                self._state.closed_sums.clear()
+                for minute, revised in change.revised.items():
+                    self._state.spans.revise(revised)
+                    self.tally["unrevised_indicators"] += self._state.timeframes.revise(minute, revised)
                 self._revise(self.bars.revised_bars(change), out)
             if isinstance(change, Amendment):
                 self._amend(change, out)
@@ -346,7 +440,7 @@ class Scanner:
 
     def _revise(self, parts: list[Bars], out: Step) -> None:
         out.bars += parts
-        if self._wants_recursive:
+        if "studies" in self._keeps:
             for bars in parts:
                 self.tally["unrevised_indicators"] += self._state.recursive.revise(
                     bars.symbol.astype(np.intp), int(bars.ts_ns[0]) // MINUTE_NS, bars.high, bars.low, bars.close
@@ -367,9 +461,16 @@ class Scanner:
         if not self._wants_state:
             return
         self._make_day_again(was.symbol)
+        if "extremes" in self._keeps:
+            state.extremes.amend(was.symbol, state.sessions)
+        if "largest" in self._keeps:
+            kept = self.bars.kept.minute(was.symbol, change.minute)
+            sizes = self.bars.kept.size[kept[self.bars.kept.effect[kept] & Effect.VOLUME != 0]]
+            state.largest.amend(was.symbol, change.minute, float(sizes.max(initial=-np.inf)))
+        state.path.forget(was.symbol)
         if not was.effect & Effect.LAST:
             return
-        if self._wants_history:
+        if state.history:
             right, until_ns = self._price_around(was.symbol, was.ts_ns)
             state.history.replace(was.symbol, was.ts_ns, until_ns, wrong=was.price, right=right)
         if state.price_ts[was.symbol] == was.ts_ns and state.price[was.symbol] == was.price:
@@ -392,23 +493,40 @@ class Scanner:
         sessions, here = self._state.sessions, slice(symbol, symbol + 1)
         for row in Session:
             sessions.reset(row, symbol)
-            sessions.fold(row, self._settled, row, here)
-        first = max(self._settled_to + 1, self._day_start_ns // MINUTE_NS)
+            sessions.fold(row, self._state.settled, row, here)
+        first = max(self._state.settled_to + 1, self._day_start_ns // MINUTE_NS)
         for minute in range(first, self.bars.open_minute + 2):
             sessions.fold(int(self.bars.session_of(minute).session), self.bars.candles, self.bars.row(minute), here)
 
     def _settle(self, to: int) -> None:
         """Minutes up to `to` are out of reach of revisions: join them to the day before their place is taken."""
+        state, candles = self._state, self.bars.candles
         first = max(
-            self._settled_to + 1, self._day_start_ns // MINUTE_NS, self.bars.open_minute + 2 - self.bars.candles.rows
+            self._state.settled_to + 1,
+            self._day_start_ns // MINUTE_NS,
+            self.bars.open_minute + 2 - self.bars.candles.rows,
         )
         for minute in range(first, min(to, self.bars.open_minute + 1) + 1):
-            self._settled.fold(int(self.bars.session_of(minute).session), self.bars.candles, self.bars.row(minute))
-        self._settled_to = max(self._settled_to, to)
+            at, row = self.bars.session_of(minute), self.bars.row(minute)
+            state.settled.fold(int(at.session), candles, row)
+            if at.session is Session.REGULAR:
+                state.opening.settle(minute - at.start_ns // MINUTE_NS, candles.high[row], candles.low[row])
+        self._state.settled_to = max(self._state.settled_to, to)
 
     def _book_session(self, run: Run) -> None:
         symbol, minute, prints = run.symbol, run.minute, run.prints
         state = self._state
+        if "largest" in self._keeps:
+            counted = prints.volumes
+            state.largest.add(symbol[counted], minute[counted], prints.size[counted])
+        if "path" in self._keeps:
+            state.path.add(
+                symbol[prints.lasts],
+                prints.price[prints.lasts],
+                prints.ts_ns[prints.lasts],
+                times=state.price_ts,
+                ordered=prints.ordered,
+            )
         latest(
             state.price,
             state.price_ts,
@@ -433,15 +551,21 @@ class Scanner:
             flat = row[place] * state.sessions.capacity + symbol
         state.sessions.add(flat, prints)
 
-    def _book_facts(self, rows: Rows, start: int, stop: int) -> None:
-        kind, symbol, price = rows.kind[start:stop], rows.symbol[start:stop], rows.price[start:stop]
+    def _book_status(self, rows: Rows, start: int, stop: int) -> None:
+        """What the tape says of symbols beside trades: previous closes, halts and resumes, quotes and bands."""
+        kind, symbol = rows.kind[start:stop], rows.symbol[start:stop]
         if not kind.any():  # only elsewhere in the batch: how the tape is cut must not matter
             return
+        ts_ns, price, size = rows.ts_ns[start:stop], rows.price[start:stop], rows.size[start:stop]
         known = np.flatnonzero((kind == Kind.CLOSE_PREV) & (price > 0) & (price < np.inf))
         self._state.close_prev[symbol[known]] = price[known]
-        status = np.flatnonzero((kind == Kind.HALT) | (kind == Kind.RESUME))
-        self._state.halted[symbol[status]] = kind[status] == Kind.HALT
-        self._dirty = True
+        self._state.halts.book(kind, symbol, ts_ns, day_start_ns=self._day_start_ns)
+        moved = bool((kind < Kind.BID).any())
+        if "quotes" in self._keeps:
+            moved |= self._state.quotes.book(kind, symbol, ts_ns, price, size)
+        if moved:
+            self._dirty = True
+            self._last_change_ns = max(self._last_change_ns, self.bars.next_close_ns)
 
     def _roll_day(self) -> None:
         """A new trading day begins: yesterday's close becomes the previous close, the official one where the tape named
@@ -454,35 +578,12 @@ class Scanner:
         official = self.bars.official.of_day(CLOSE, self._day_start_ns)
         named = np.flatnonzero(~np.isnan(official))
         state.close_prev[named] = official[named]
-        for row in Session:
-            state.sessions.reset(row)
-            self._settled.reset(row)
+        self._end_usual()
+        state.begin_day()
         self._day_start_ns = self._next_day_ns
         self._last_change_ns = max(self._last_change_ns, self._day_start_ns)
-        state.facts.fill(np.nan)
         self._learn()
+        self._begin_usual()
         following = int(np.searchsorted(days.pre_ns, self._day_start_ns, side="right"))
         self._next_day_ns = int(days.pre_ns[following]) if following < len(days.pre_ns) else NEVER_NS
         self._dirty = True
-
-    def _resize(self, capacity: int) -> None:
-        state = self._state
-        state.sessions.resize(capacity)
-        self._settled.resize(capacity)
-        state.recursive.resize(capacity)
-        state.history.resize(capacity)
-        state.closed_sums.clear()
-        facts = np.full((len(DAILY_FACTS), capacity), np.nan)
-        facts[:, : state.facts.shape[1]] = state.facts
-        state.facts = facts
-        for name, blank in (
-            ("price", np.nan),
-            ("price_ts", -1),
-            ("close_prev", np.nan),
-            ("halted", 0),
-            ("seen", False),
-        ):
-            old = getattr(state, name)
-            grown = np.full(capacity, blank, old.dtype)
-            grown[: len(old)] = old
-            setattr(state, name, grown)

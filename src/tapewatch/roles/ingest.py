@@ -162,10 +162,13 @@ class Ingest:
             await self._publish_rules()
 
     async def _publish_rules(self) -> None:
-        number, rules = await patiently(self._store.rules, clock=self._clock, where="ingest.rules")
-        if number > self._ruleset:
-            self._ruleset = number
-            await self._publish_to_all(ruleset(number, rules))
+        number = await patiently(self._store.ruleset_number, clock=self._clock, where="ingest.rules")
+        if number <= self._ruleset:
+            return
+        snapshot = await patiently(self._store.rules, clock=self._clock, where="ingest.rules")
+        if snapshot.number > self._ruleset:  # the other task may have been first
+            self._ruleset = snapshot.number
+            await self._publish_to_all(ruleset(*snapshot))
 
     async def _publish_to_all(self, entry: Gap | Ruleset) -> None:
         async with self._writing:
@@ -239,10 +242,7 @@ class Ingest:
 
 def _facts_by_partition(facts: Facts, partitions: int) -> list[Facts]:
     owner = np.array([partition_of(symbol, partitions) for symbol in facts.symbols], np.int64)
-    return [
-        replace(facts, symbols=tuple(facts.symbols[i] for i in own.tolist()), values=facts.values[:, own])
-        for own in (np.flatnonzero(owner == p) for p in range(partitions))
-    ]
+    return [facts.of(np.flatnonzero(owner == p)) for p in range(partitions)]
 
 
 class _Split(NamedTuple):

@@ -17,8 +17,9 @@ import structlog
 
 from tapewatch.documents import Security, day_number, day_of_number
 from tapewatch.engine.calendar import TradingDays
-from tapewatch.engine.columns import I32, MINUTE_NS, SECOND_NS, Batch, Bool, Facts, Kind, make_batch
-from tapewatch.engine.daily import DAILY_FACTS, YEAR_DAYS, daily_facts
+from tapewatch.engine.columns import I32, LABELS, MINUTE_NS, SECOND_NS, Batch, Bool, Facts, Kind, make_batch
+from tapewatch.engine.daily import DAILY_FACTS, HISTORY_DAYS, daily_facts
+from tapewatch.engine.daily_metrics import DAILY_METRICS, MARKET
 from tapewatch.errors import FeedRefused, Invalid, NotFound, Unavailable
 from tapewatch.ports import Clock, Reference, Store
 from tapewatch.roles.patience import patiently, pause
@@ -37,8 +38,8 @@ _SPAN_DAYS = 20
 """Days of history asked for at a time."""
 _AGAIN_DAYS = 2
 """The newest days are fetched again: sources correct them."""
-_SYMBOLS_AT_ONCE = 40
-"""Of a year each: ten thousand rows, so that the event loop gets its turn."""
+_SYMBOLS_AT_ONCE = 32
+"""Of `HISTORY_DAYS` each: ten thousand rows, so that the event loop gets its turn."""
 _DETAILS_AT_ONCE = 100
 _FEWEST_SHARE = 0.5
 _OVER_THE_COUNTER = "O"
@@ -69,9 +70,9 @@ class TradingDates:
         length_ns = days.close_ns - days.open_ns
         self.full: Bool = length_ns == length_ns.max(initial=0)
 
-    def year_before(self, day: int) -> slice:
+    def history_before(self, day: int) -> slice:
         """The trading days that the facts of this one are made of."""
-        return slice(int(np.searchsorted(self.numbers, self.numbers[day] - YEAR_DAYS)), day)
+        return slice(int(np.searchsorted(self.numbers, self.numbers[day] - HISTORY_DAYS)), day)
 
 
 async def refresh(
@@ -92,7 +93,7 @@ async def refresh(
     listed, delisted = await _refresh_securities(source, store)
     on_progress("securities", listed, listed)
     today = day_of_number(dates.numbers[day])
-    splits = await source.splits(today - timedelta(YEAR_DAYS), today)
+    splits = await source.splits(today - timedelta(HISTORY_DAYS), today)
     await store.save_splits(splits)
     on_progress("splits", len(splits), len(splits))
     securities = [security for security in await store.securities() if _is_followed(security)]
@@ -156,12 +157,12 @@ async def _refresh_securities(source: Reference, store: Store, *, is_whole: bool
 
 
 async def _missing_days(store: Store, dates: TradingDates, day: int) -> list[date]:
-    """Trading days of the year before without history, and the newest ones."""
-    year = dates.numbers[dates.year_before(day)].tolist()
-    if not year:
+    """Trading days that facts are made of without history, and the newest ones."""
+    needed = dates.numbers[dates.history_before(day)].tolist()
+    if not needed:
         return []
-    stored = {day_number(each) for each in await store.daily_days(start=day_of_number(year[0]))}
-    return [day_of_number(each) for each in year if each not in stored or each in year[-_AGAIN_DAYS:]]
+    stored = {day_number(each) for each in await store.daily_days(start=day_of_number(needed[0]))}
+    return [day_of_number(each) for each in needed if each not in stored or each in needed[-_AGAIN_DAYS:]]
 
 
 def _spans(wanted: Sequence[date], dates: TradingDates) -> list[list[date]]:
@@ -209,21 +210,33 @@ def _is_followed(security: Security) -> bool:
 
 
 async def day_facts(store: Store, *, dates: TradingDates, day: int) -> Facts:
-    """`DAILY_FACTS` of all securities that are followed, from what is stored, for trading day `day`."""
-    year = dates.year_before(day)
-    days, today = dates.numbers[year], int(dates.numbers[day])
-    securities = [security.symbol for security in await store.securities() if _is_followed(security)]
-    start = day_of_number(today - YEAR_DAYS)
+    """`DAILY_FACTS` and `LABELS` of all securities that are followed, from what is stored, for trading day `day`."""
+    history = dates.history_before(day)
+    days, today = dates.numbers[history], int(dates.numbers[day])
+    securities = [security for security in await store.securities() if _is_followed(security)]
+    symbols = tuple(security.symbol for security in securities)
+    start, end = day_of_number(today - HISTORY_DAYS), day_of_number(today - 1)
     splits = [split.spec() for split in await store.splits(start=start)]
     stored = np.array([day_number(each) for each in await store.daily_days(start=start)], np.int32)
-    values = np.full((len(DAILY_FACTS), len(securities)), np.nan)
-    for first in range(0, len(securities), _SYMBOLS_AT_ONCE):
+    covered = np.isin(days, stored)
+    market = await store.daily_bars([MARKET], start=start, end=end)
+    values = np.full((len(DAILY_FACTS), len(symbols)), np.nan)
+    for first in range(0, len(symbols), _SYMBOLS_AT_ONCE):
         some = slice(first, first + _SYMBOLS_AT_ONCE)
-        bars = await store.daily_bars(securities[some], start=start, end=day_of_number(today - 1))
+        bars = await store.daily_bars(symbols[some], start=start, end=end)
         values[:, some] = daily_facts(
-            bars, splits=splits, today=today, days=days, full=dates.full[year], covered=np.isin(days, stored)
+            bars, splits=splits, today=today, days=days, full=dates.full[history], covered=covered, market=market
         )
-    return Facts(day_start_ns=int(dates.days.pre_ns[day]), symbols=tuple(securities), names=DAILY_FACTS, values=values)
+    for row, (name, metric) in enumerate(DAILY_METRICS.items()):
+        if metric.source == "listing":
+            values[row] = [np.nan if (said := getattr(each, name)) is None else said for each in securities]
+    return Facts(
+        day_start_ns=int(dates.days.pre_ns[day]),
+        symbols=symbols,
+        names=DAILY_FACTS,
+        values=values,
+        labels={name: tuple(getattr(each, name) or "" for each in securities) for name in LABELS},
+    )
 
 
 def previous_closes(facts: Facts) -> Batch:

@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tapewatch.documents import Rule, ruleset
-from tapewatch.engine.columns import MINUTE_NS, ROW_COLUMNS, SECOND_NS, Bars, Batch, Kind, make_batch
+from tapewatch.documents import ruleset
+from tapewatch.engine.columns import LABELS, MINUTE_NS, ROW_COLUMNS, Bars, Batch, Facts, Kind, make_batch
+from tapewatch.engine.daily import DAILY_FACTS
 from tapewatch.engine.rules import Match
+from tapewatch.engine.rules.explain import Finding, Reading, explain
+from tapewatch.engine.rules.tree import All, Comparison, Condition, Number, Operand
 from tapewatch.engine.scanner import Scanner
 from tapewatch.feeds.marks import PULSE_NS
 from tapewatch.nyse import trading_days
 from tapewatch.scenarios.script import BAR_FIELDS, Check, Expectation, ExpectedAlert, Scenario
-from tapewatch.scenarios.tape import DAY_NS, Row, show_clock
+from tapewatch.scenarios.tape import Row, show_clock
 
 MOST_UNNAMED = 10
 """Unexpected alerts that are told one by one."""
@@ -54,9 +57,13 @@ class _Run:
             days=trading_days(),
             profile=scenario.profile,
             scan_interval_ns=scenario.scan_interval_ns,
-            board_interval_ns=DAY_NS,  # every metric is kept, as in a running server; its boards are not looked at
         )
-        self._scanner.apply(ruleset(1, scenario.rules))
+        self._scanner.apply(ruleset(1, scenario.rules, scenario.watchlists))
+        looked_at = [name for at in scenario.expect for checks in at.metrics.values() for name in checks]
+        self._looked_at = tuple(dict.fromkeys(looked_at))
+        self._scanner.keep(self._looked_at)
+        if scenario.facts or scenario.labels:
+            self._scanner.learn(_facts(scenario))
         self._seen = _Seen()
 
     def failures(self) -> list[str]:
@@ -70,7 +77,7 @@ class _Run:
                 continue
             values = self._values()
             texts = [
-                *(f"{_missing(alert)}: {self._reason(alert, values)}" for alert in self._silent(expectation)),
+                *(f"{_missing(alert)}: {self._reason(alert)}" for alert in self._silent(expectation)),
                 *self._alert_failures(expectation),
                 *self._metric_failures(expectation, values),
                 *self._bar_failures(expectation),
@@ -113,20 +120,30 @@ class _Run:
         for (rule_id, symbol), match in fired.items():
             yield f"rule {rule_id!r} fired for {symbol}, which was not expected: {_values(match)}"
 
-    def _reason(self, alert: ExpectedAlert, values: Mapping[str, Mapping[str, float]]) -> str:
+    def _reason(self, alert: ExpectedAlert) -> str:
         """Why a rule did not fire at this instant."""
         rule, symbol = self._rules[alert.rule_id], alert.symbol
-        if not rule.enabled:
+        board = self._scanner.board
+        found = explain(self._scanner.plan, rule.id, symbol, reason=board.reason, age_s=board.age_s)
+        if found is None:
             return "the rule is not enabled"
-        lacking = list(_lacking(rule, values.get(symbol, {})))
         before = [m for m in self._seen.matches if (m.rule.id, m.symbol) == (rule.id, symbol)]
         fired = f"; it had fired at {show_clock(self._at(before[-1]))}" if before else ""
+        if found.when is None:
+            return f"{found.why.removeprefix('Not asked: ').rstrip('.')}{fired}"
+        lacking = list(_lacking(found.rule.when, found.when))
         if lacking:
             return " and ".join(lacking) + fired
-        now_ns = self._scanner.watermark_ns
-        if before and now_ns - before[-1].fired_at_ns < rule.cooldown * SECOND_NS:
+        if found.verdict == "gated" and found.rule.gate is not None and found.gate is not None:
+            return (
+                f"all conditions held, but not the gate: {' and '.join(_lacking(found.rule.gate, found.gate))}{fired}"
+            )
+        if found.verdict == "cooldown":
             return f"all conditions held, in the cooldown of {rule.cooldown:g} s{fired}"
-        return f"all conditions held, and already held before{fired}"
+        again = {"edge": "already held before", "level": "it fires at every scan"}.get(found.rule.fire.mode)
+        if found.rule.rearm is not None:
+            again = f"the rule was not armed again by {rule.rearm}"
+        return f"all conditions held, and {again or f'it fires {rule.fire}'}{fired}"
 
     def _unnamed(self) -> Iterator[tuple[int, str]]:
         if not self._scenario.no_other_alerts:
@@ -147,8 +164,8 @@ class _Run:
     # -- metrics and bars ---------------------------------------------------------------------------------------------
 
     def _values(self) -> dict[str, dict[str, float]]:
-        """The board at the watermark, by symbol and metric."""
-        board = self._scanner.board_rows()
+        """What expectations look at, at the watermark: by symbol and operand."""
+        board = self._scanner.board_rows(self._looked_at)
         return {
             symbol: dict(zip(board.metrics, column, strict=True))
             for symbol, column in zip(board.symbols, board.values.T.tolist(), strict=True)
@@ -199,27 +216,31 @@ def _by_minute(bars: Bars) -> dict[tuple[str, int], tuple[float, ...]]:
     }
 
 
-def _lacking(rule: Rule, values: Mapping[str, float]) -> Iterator[str]:
+def _lacking(condition: Condition, finding: Finding) -> Iterator[str]:
     """What the conditions that did not hold would have needed."""
-    for condition in rule.conditions:
-        value = values.get(condition.metric, math.nan)
-        needs = f"{condition.operator} {_shown(condition.value)}"
-        if not _holds(value, condition.operator, condition.value):
-            yield f"{condition.metric} was {_shown(value)}, needs {needs}"
+    if finding.true:
+        return
+    match condition:
+        case All(conditions):
+            for part, found in zip(conditions, finding.parts, strict=True):
+                yield from _lacking(part, found)
+        case Comparison(Operand(), operator, Number(needed)):
+            (reading,) = finding.readings
+            yield f"{reading.name} was {_read(reading)}, needs {operator} {_shown(needed)}"
+        case _:
+            readings = dict.fromkeys(f"{reading.name} was {_read(reading)}" for reading in _readings(finding))
+            seen = f" ({', '.join(readings)})" if readings else ""
+            yield f"{finding.text} was {'unknown' if finding.true is None else 'not true'}{seen}"
 
 
-def _holds(value: float, sign: str, threshold: float) -> bool:
-    if math.isnan(value):
-        return False
-    above, below = value > threshold, value < threshold
-    return {
-        ">": above,
-        "<": below,
-        ">=": not below,
-        "<=": not above,
-        "==": not above and not below,
-        "!=": above or below,
-    }[sign]
+def _readings(finding: Finding) -> Iterator[Reading]:
+    yield from finding.readings
+    for part in finding.parts:
+        yield from _readings(part)
+
+
+def _read(reading: Reading) -> str:
+    return f"unknown ({reading.unknown})" if reading.unknown else _shown(reading.value)
 
 
 def _shown(value: float) -> str:
@@ -237,6 +258,21 @@ def _missing(alert: ExpectedAlert) -> str:
 
 def _alerts(count: int) -> str:
     return "1 alert" if count == 1 else f"{count} alerts"
+
+
+def _facts(scenario: Scenario) -> Facts:
+    """What is known of the symbols beside their trades."""
+    symbols = tuple(dict.fromkeys((*scenario.facts, *scenario.labels)))
+    names = tuple(name for name in DAILY_FACTS if any(name in figures for figures in scenario.facts.values()))
+    values = [[scenario.facts.get(symbol, {}).get(name, np.nan) for symbol in symbols] for name in names]
+    days = trading_days()
+    return Facts(
+        day_start_ns=int(days.pre_ns[days.at(scenario.midnight_ns + 12 * 60 * MINUTE_NS).day]),
+        symbols=symbols,
+        names=names,
+        values=np.array(values, np.float64).reshape(len(names), len(symbols)),
+        labels={label: tuple(scenario.labels.get(symbol, {}).get(label, "") for symbol in symbols) for label in LABELS},
+    )
 
 
 # -- the tape in pieces -----------------------------------------------------------------------------------------------

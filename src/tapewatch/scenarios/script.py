@@ -1,7 +1,7 @@
 """A scenario file: what it gives, and what it expects.
 
-Owns the fields of the file and checks all of them before anything runs, so that a scenario that is read can be played.
-It never plays one. Every error is `Invalid` with the file and the line.
+Owns the file and checks all of it before anything runs, so that a scenario that is read can be played; `given` reads
+the rules and what is known of symbols. It never plays one. Every error is `Invalid` with the file and the line.
 """
 
 import math
@@ -14,14 +14,16 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from tapewatch.config import scan_interval_ns
-from tapewatch.documents import Rule, load_rules, rules_of
+from tapewatch.documents import Rule, Watchlist
 from tapewatch.eligibility import load_profile
 from tapewatch.engine.columns import MINUTE_NS, SECOND_NS, Kind
 from tapewatch.engine.conditions import Profile
-from tapewatch.engine.metrics import canonical_metric
+from tapewatch.engine.rules import checked
+from tapewatch.engine.rules.tree import operands
 from tapewatch.errors import ConfigError, Invalid
 from tapewatch.feeds.marks import PULSE_NS
 from tapewatch.nyse import day_of
+from tapewatch.scenarios.given import close_prev_given, facts_given, labels_given, rules_given, templates_given
 from tapewatch.scenarios.source import Node, Source
 from tapewatch.scenarios.tape import MOST_ROWS, Row, read_clock, read_line, show_clock
 
@@ -36,7 +38,8 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     "!=": operator.ne,
 }
-_CHECK = re.compile(r"(?:(>=|<=|!=|>|<|about)\s*)?([-+]?\d+(?:\.(\d+))?)")
+_CHECK = re.compile(r"(?:(>=|<=|!=|>|<|about)\s*)?([-+]?\d+(?:_\d+)*(?:\.(\d+))?)")
+_OPERAND = re.compile(r"(\w+)(?:\[(\d{1,9})\])?")
 _FLAGS = re.compile(r"0x[0-9a-f]+( suspicious)?")
 
 
@@ -54,7 +57,7 @@ class ExpectedAlert:
     rule_id: str
     symbol: str
     values: dict[str, Check]
-    """Of metrics that the rule names."""
+    """Of operands that the rule names, such as ``price`` or ``close_5m[1]``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,7 @@ class Expectation:
     alerts: tuple[ExpectedAlert, ...] | None
     """None: the instant says nothing about alerts."""
     metrics: dict[str, dict[str, Check]]
-    """By symbol and metric."""
+    """By symbol and operand."""
     bars: dict[str, dict[int, tuple[Check, ...] | None]]
     """By symbol and start of the minute (since midnight): open, high, low, close, volume; None: there is no bar."""
 
@@ -80,9 +83,14 @@ class Scenario:
     midnight_ns: int
     """The start of the day in New York, since the epoch."""
     rules: tuple[Rule, ...]
+    watchlists: tuple[Watchlist, ...]
     profile: Profile
     scan_interval_ns: int
     close_prev: dict[str, float]
+    facts: dict[str, dict[str, float]]
+    """Daily figures by symbol and name, of `DAILY_FACTS`."""
+    labels: dict[str, dict[str, str]]
+    """What symbols are, by symbol and name, of `LABELS`."""
     tape: tuple[Row, ...]
     """In the order of arrival."""
     expect: tuple[Expectation, ...]
@@ -131,9 +139,12 @@ class _Reader:
             optional=(
                 "rules",
                 "rules_file",
+                "template",
                 "eligibility",
                 "scan_interval",
                 "close_prev",
+                "facts",
+                "labels",
                 "alerts_total",
                 "no_other_alerts",
             ),
@@ -141,20 +152,26 @@ class _Reader:
         self._midnight_ns = self._midnight(fields["date"])
         self._interval_ns = self._interval(fields.get("scan_interval"))
         profile = self._profile(fields.get("eligibility"))
-        rules = self._read_rules(fields.get("rules"), fields.get("rules_file"))
+        rules, watchlists = rules_given(self._source, fields.get("rules"), fields.get("rules_file"))
+        rules += templates_given(self._source, fields.get("template"), taken={rule.id for rule in rules})
         self._rules = {rule.id: rule for rule in rules}
         tape = self._tape(fields["tape"], profile)
         self._begins_ns = tape[0].arrives_ns // PULSE_NS * PULSE_NS
-        close_prev = self._close_prev(fields.get("close_prev"))
-        self._symbols = {row.symbol for row in tape} | set(close_prev)
+        close_prev = close_prev_given(self._source, fields.get("close_prev"))
+        facts = facts_given(self._source, fields.get("facts"), close_prev=close_prev)
+        labels = labels_given(self._source, fields.get("labels"))
+        self._symbols = {row.symbol for row in tape} | close_prev.keys() | facts.keys() | labels.keys()
         return Scenario(
             path=self._source.path,
             name=self._source.word(fields["name"], "the name"),
             midnight_ns=self._midnight_ns,
             rules=tuple(rules),
+            watchlists=tuple(watchlists),
             profile=profile,
             scan_interval_ns=self._interval_ns,
             close_prev=close_prev,
+            facts=facts,
+            labels=labels,
             tape=tape,
             expect=self._expectations(fields["expect"]),
             alerts_total=self._total(fields.get("alerts_total")),
@@ -189,34 +206,6 @@ class _Reader:
             return load_profile(self._source.word(node, "eligibility"))
         except ConfigError as error:
             raise self._invalid(node.line, str(error)) from None
-
-    def _read_rules(self, inline: Node | None, file: Node | None) -> list[Rule]:
-        if inline is not None and file is not None:
-            raise self._invalid(file.line, "a scenario has rules or rules_file, not both")
-        if inline is not None:
-            try:
-                return rules_of(inline.plain)
-            except Invalid as error:
-                line = inline.at(error.where.removeprefix("rules")).line
-                raise self._invalid(line, str(error)) from None
-        if file is None:
-            return []
-        path = self._source.path.parent / self._source.word(file, "rules_file")
-        try:
-            text = path.read_bytes()
-        except OSError as error:
-            raise self._invalid(file.line, f"the rules file {path} cannot be read: {error.strerror}") from None
-        return load_rules(text, where=str(path))
-
-    def _close_prev(self, node: Node | None) -> dict[str, float]:
-        if node is None:
-            return {}
-        prices: dict[str, float] = {}
-        for symbol, price in self._source.pairs(node, "close_prev").items():
-            if not _is_number(price.value) or not 0 < price.value < math.inf:
-                raise self._invalid(price.line, f"the previous close of {symbol} must be a positive number")
-            prices[symbol] = float(price.value)
-        return prices
 
     def _tape(self, node: Node, profile: Profile) -> tuple[Row, ...]:
         if not isinstance(node.value, str) or (not node.is_block and "\n" in node.value):
@@ -297,11 +286,12 @@ class _Reader:
         rule_id = self._rule(self._source.word(fields["rule"], "the rule"), fields["rule"])
         symbol = self._symbol(self._source.word(fields["symbol"], "the symbol"), fields["symbol"])
         values = self._checks(fields["values"], "values") if "values" in fields else {}
-        named = [condition.metric for condition in self._rules[rule_id].conditions]
-        for metric in values:
-            if metric not in named:
-                why = f"rule {rule_id!r} does not name {metric}; it names {' and '.join(dict.fromkeys(named))}"
-                raise self._invalid(fields["values"].line, why)
+        spec = self._rules[rule_id].spec()
+        named = [operand.name for operand in operands(spec.when, spec.gate, spec.rearm)]
+        for name in values:
+            if name not in named:
+                there = f"it names {' and '.join(named)}" if named else "it names no metric"
+                raise self._invalid(fields["values"].line, f"rule {rule_id!r} does not name {name}; {there}")
         return ExpectedAlert(rule_id=rule_id, symbol=symbol, values=values)
 
     def _rule(self, rule_id: str, node: Node) -> str:
@@ -324,7 +314,7 @@ class _Reader:
         checks: dict[str, Check] = {}
         for name, wanted in self._source.pairs(node, what).items():
             try:
-                checks[canonical_metric(name)] = self._check(wanted)
+                checks[_operand(name)] = self._check(wanted)
             except ValueError as error:
                 raise self._invalid(wanted.line, str(error)) from None
         return checks
@@ -356,7 +346,7 @@ class _Reader:
             raise self._invalid(
                 node.line, f"{text!r} is not a value: write a number, 'about 2.97', '> 3' (or >=, <, <=, !=) or unknown"
             )
-        sign, number, decimals = match[1], float(match[2]), len(match[3] or "")
+        sign, number, decimals = match[1], float(match[2].replace("_", "")), len(match[3] or "")
         if sign in _COMPARE:
             compare = _COMPARE[sign]
             return Check(text, lambda value: not math.isnan(value) and compare(value, number))
@@ -367,7 +357,7 @@ class _Reader:
     def _total(self, node: Node | None) -> int | None:
         if node is None:
             return None
-        if not _is_number(node.value) or node.value < 0 or node.value != int(node.value):
+        if not node.is_number or node.value < 0 or node.value != int(node.value):
             raise self._invalid(node.line, "alerts_total must be a whole number")
         return int(node.value)
 
@@ -379,5 +369,11 @@ class _Reader:
         return node.value
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _operand(name: str) -> str:
+    """The canonical name of what a rule may name, such as ``close_5m[1]``; ValueError for what is none."""
+    match = _OPERAND.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name!r} is not a metric such as price, or close_5m[1]")
+    if match[2] == "0":
+        raise ValueError("[1] is the last closed candle; the running one is written without brackets")
+    return checked.operand(match[1], int(match[2] or 0)).name

@@ -17,8 +17,8 @@ import yaml
 from tapewatch.errors import Invalid
 
 LARGEST_BYTES = 1_000_000
-_INTEGER = re.compile(r"[-+]?[0-9]+")
-_FLOAT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_INTEGER = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
+_FLOAT = re.compile(r"[-+]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _WORDS: Mapping[str, Any] = {"": None, "~": None, "null": None, "true": True, "false": False}
 _PLAIN_TAGS = {
     f"tag:yaml.org,2002:{kind}"
@@ -38,6 +38,12 @@ class Node:
     """A scalar as it is written."""
     is_block: bool = False
     """Written as ``|`` and lines below."""
+    indent: int = 0
+    """Of the lines of a block: how far they are moved in."""
+
+    @property
+    def is_number(self) -> bool:
+        return isinstance(self.value, int | float) and not isinstance(self.value, bool)
 
     @property
     def plain(self) -> Any:
@@ -94,9 +100,9 @@ class Source:
             raise Invalid(str(self.path), "is nested too deeply") from None
         if root is None:
             raise self.invalid(1, "is empty")
-        return self._node(root, set())
+        return self._node(root, set(), text.split("\n"))
 
-    def _node(self, node: yaml.Node, seen: set[int]) -> Node:
+    def _node(self, node: yaml.Node, seen: set[int], lines: list[str]) -> Node:
         line = node.start_mark.line + 1
         if id(node) in seen:
             raise self.invalid(line, "has an alias to here, which a scenario may not have")
@@ -104,14 +110,15 @@ class Source:
         if node.tag not in _PLAIN_TAGS:
             raise self.invalid(line, f"has a tag, {node.tag!r}, which a scenario may not have")
         if isinstance(node, yaml.SequenceNode):
-            return Node([self._node(item, seen) for item in node.value], line)
+            return Node([self._node(item, seen, lines) for item in node.value], line)
         if isinstance(node, yaml.MappingNode):
-            return Node(self._mapping(node, seen), line)
+            return Node(self._mapping(node, seen, lines), line)
         if isinstance(node, yaml.ScalarNode):
-            return Node(self._scalar(node, line), line, str(node.value), is_block=node.style == "|")
+            value, text, is_block = self._scalar(node, line), str(node.value), node.style == "|"
+            return Node(value, line, text, is_block=is_block, indent=_indent(text, lines[line:]) if is_block else 0)
         raise self.invalid(line, "is nothing that a scenario may have")
 
-    def _mapping(self, node: yaml.MappingNode, seen: set[int]) -> dict[str, Node]:
+    def _mapping(self, node: yaml.MappingNode, seen: set[int], lines: list[str]) -> dict[str, Node]:
         found: dict[str, Node] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
@@ -119,7 +126,7 @@ class Source:
                 raise self.invalid(line, "a key must be text")
             if key.value in found:
                 raise self.invalid(line, f"the key {key.value!r} stands twice; first on line {found[key.value].line}")
-            inside = self._node(value, seen)
+            inside = self._node(value, seen, lines)
             # A list or mapping is where its key is, also if it starts on the next line.
             found[key.value] = replace(inside, line=line) if isinstance(inside.value, dict | list) else inside
         return found
@@ -170,3 +177,11 @@ class Source:
         if isinstance(node.value, dict | list) or not node.text.strip():
             raise self.invalid(node.line, f"{what} must be one word or text")
         return node.text.strip()
+
+
+def _indent(block: str, lines: list[str]) -> int:
+    """How far a block's lines, of which these are the first, are moved in in the file."""
+    for inside, written in zip(block.split("\n"), lines, strict=False):
+        if inside.strip():
+            return len(written.rstrip("\r")) - len(inside)
+    return 0

@@ -1,4 +1,4 @@
-"""A tape that people can write: one print, fact or series a line, in New York time.
+"""A tape that people can write: one print, quote, halt or series a line, in New York time.
 
 Owns the grammar of a line and nothing of what a print may do. It knows no file: an error is a ValueError that says why,
 and the caller knows the line.
@@ -16,12 +16,14 @@ from tapewatch.errors import ConfigError
 MOST_ROWS = 500_000
 DAY_NS = 24 * 60 * MINUTE_NS
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?")
-_NUMBER = re.compile(r"\d{1,12}(\.\d{1,9})?")
+_NUMBER = re.compile(r"(?:\d{1,3}(?:_\d{3}){1,3}|\d{1,12})(\.\d{1,9})?")
 _SYMBOL = re.compile(r"[A-Z][A-Za-z0-9./\-]{0,23}")
 _TOKEN = re.compile(r'"[^"]*"|[^\s"]+|"')
 _CONDITIONS = re.compile(r'"[^"]*"|[A-Z0-9]{1,8}|0x[0-9a-f]{1,8}')
 PRINT: Final = '09:30:00 AAA 100.00 x 200 ["@ TI"] [tape C] [@09:30:05]'
 SERIES: Final = "from 09:30 to 09:45 every 10s AAA 100.00 -> 103.00 x 200"
+QUOTE: Final = "09:30:00 AAA bid 99.98 x 300 ask 100.02 x 200"
+BAND: Final = "09:30:00 AAA band 95.00 to 105.00"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ def read_line(text: str) -> Iterator[Row]:
     if tokens.peek == "from":
         yield from _series(tokens)
     else:
-        yield _single(tokens)
+        yield from _single(tokens)
 
 
 class _Tokens:
@@ -77,7 +79,8 @@ class _Tokens:
                 break
             self._tokens.append(token)
         self._next = 0
-        self._form = PRINT if self.peek != "from" else SERIES
+        forms = {"bid": QUOTE, "band": BAND}
+        self._form = SERIES if self.peek == "from" else forms.get(" ".join(self._tokens[2:3]), PRINT)
 
     @property
     def end(self) -> bool:
@@ -142,12 +145,55 @@ class _Tokens:
             raise ValueError(f"{self.peek!r} is more than a line may hold; a line reads: {self._form}")
 
 
-def _single(tokens: _Tokens) -> Row:
+def _single(tokens: _Tokens) -> Iterator[Row]:
     at_ns, symbol = tokens.clock(), tokens.symbol()
-    if tokens.peek in {"halt", "resume"}:
-        kind = Kind.HALT if tokens.take("halt or resume") == "halt" else Kind.RESUME
-        tokens.close()
-        return Row(kind=kind, symbol=symbol, at_ns=at_ns, arrives_ns=at_ns)
+    match tokens.peek:
+        case "halt" | "resume":
+            kind = Kind.HALT if tokens.take("halt or resume") == "halt" else Kind.RESUME
+            tokens.close()
+            yield Row(kind=kind, symbol=symbol, at_ns=at_ns, arrives_ns=at_ns)
+        case "bid":
+            sides = _quote(tokens)
+            tokens.close()
+            yield from _rows_of_quote(sides, symbol, at_ns)
+        case "band":
+            yield from _band(tokens, symbol, at_ns)
+        case _:
+            yield _print(tokens, symbol, at_ns)
+
+
+def _quote(tokens: _Tokens) -> tuple[float, float, float, float]:
+    """Bid, its size, ask, its size; size 0 is no bid, or no ask."""
+    tokens.keyword("bid")
+    bid, _ = tokens.number("the bid")
+    tokens.keyword("x")
+    bid_size, _ = tokens.number("the bid's size", zero=True)
+    tokens.keyword("ask")
+    ask, _ = tokens.number("the ask")
+    tokens.keyword("x")
+    ask_size, _ = tokens.number("the ask's size", zero=True)
+    return bid, bid_size, ask, ask_size
+
+
+def _rows_of_quote(sides: tuple[float, float, float, float], symbol: str, at_ns: int) -> Iterator[Row]:
+    bid, bid_size, ask, ask_size = sides
+    yield Row(kind=Kind.BID, symbol=symbol, at_ns=at_ns, arrives_ns=at_ns, price=bid, size=bid_size)
+    yield Row(kind=Kind.ASK, symbol=symbol, at_ns=at_ns, arrives_ns=at_ns, price=ask, size=ask_size)
+
+
+def _band(tokens: _Tokens, symbol: str, at_ns: int) -> Iterator[Row]:
+    tokens.keyword("band")
+    low, _ = tokens.number("the lower price")
+    tokens.keyword("to")
+    high, _ = tokens.number("the upper price")
+    tokens.close()
+    if low >= high:
+        raise ValueError(f"a band from {low:g} to {high:g} is none: the lower price comes first")
+    yield Row(kind=Kind.BAND_LOW, symbol=symbol, at_ns=at_ns, arrives_ns=at_ns, price=low)
+    yield Row(kind=Kind.BAND_HIGH, symbol=symbol, at_ns=at_ns, arrives_ns=at_ns, price=high)
+
+
+def _print(tokens: _Tokens, symbol: str, at_ns: int) -> Row:
     price, _ = tokens.number("the price")
     tokens.keyword("x")
     size, _ = tokens.number("the size", zero=True)
@@ -177,6 +223,12 @@ def _series(tokens: _Tokens) -> Iterator[Row]:
     tokens.keyword("every")
     step_ns = tokens.duration_ns()
     symbol = tokens.symbol()
+    sides = _quote(tokens) if tokens.peek == "bid" else None
+    if sides is not None:
+        tokens.close()
+        for at_ns in _instants(first_ns, last_ns, step_ns):
+            yield from _rows_of_quote(sides, symbol, at_ns)
+        return
     first, decimals = tokens.number("the price")
     last = first
     if tokens.peek == "->":
@@ -187,11 +239,7 @@ def _series(tokens: _Tokens) -> Iterator[Row]:
     size, _ = tokens.number("the size", zero=True)
     conditions, tape = tokens.details()
     tokens.close()
-    if last_ns <= first_ns:
-        raise ValueError(f"a series to {show_clock(last_ns)} does not end after it starts")
-    if step_ns <= 0 or (last_ns - first_ns) // step_ns >= MOST_ROWS:
-        raise ValueError(f"a series may not have more than {MOST_ROWS:,} prints")
-    for at_ns in range(first_ns, last_ns + 1, step_ns):
+    for at_ns in _instants(first_ns, last_ns, step_ns):
         price = first + (last - first) * (at_ns - first_ns) / (last_ns - first_ns)
         yield Row(
             symbol=symbol,
@@ -202,3 +250,11 @@ def _series(tokens: _Tokens) -> Iterator[Row]:
             conditions=conditions,
             tape=tape,
         )
+
+
+def _instants(first_ns: int, last_ns: int, step_ns: int) -> range:
+    if last_ns <= first_ns:
+        raise ValueError(f"a series to {show_clock(last_ns)} does not end after it starts")
+    if step_ns <= 0 or (last_ns - first_ns) // step_ns >= MOST_ROWS:
+        raise ValueError(f"a series may not have more than {MOST_ROWS:,} prints")
+    return range(first_ns, last_ns + 1, step_ns)

@@ -5,6 +5,7 @@ It starts nothing: whoever serves the application also runs `Gateway.run` and `B
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -14,8 +15,23 @@ from starlette.exceptions import HTTPException
 
 from tapewatch import __version__
 from tapewatch.errors import TapewatchError
-from tapewatch.serve.api import API, alerts, metrics, rules, symbols, system, toplists
+from tapewatch.serve.api import (
+    API,
+    alerts,
+    audit,
+    drafts,
+    explain,
+    metrics,
+    rules,
+    scoreboard,
+    symbols,
+    system,
+    templates,
+    toplists,
+    watchlists,
+)
 from tapewatch.serve.api.query import NO_DOUBLES
+from tapewatch.serve.bodies import with_definitions
 from tapewatch.serve.guard import Guard
 from tapewatch.serve.problems import answer_http_exception, answer_tapewatch_error, answer_validation_error
 from tapewatch.serve.services import Services
@@ -40,10 +56,16 @@ def create_app(services: Services) -> FastAPI:
     app.add_exception_handler(RequestValidationError, answer_validation_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
     for router in (
+        drafts.router(services),
+        templates.router(),
         rules.router(services),
+        explain.router(services),
+        watchlists.router(services),
         alerts.router(services),
         symbols.router(services),
         toplists.router(services),
+        scoreboard.router(services),
+        audit.router(services),
         metrics.router(),
         system.status_router(services),
         system.probes_router(services, prefix=API),
@@ -53,7 +75,20 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(system.prometheus_router())
     app.add_api_websocket_route("/ws", services.gateway.connect)
     _add_page(app, services.ui)
+    _complete_document(app)
     return app
+
+
+def _complete_document(app: FastAPI) -> None:
+    """The OpenAPI document with what bodies refer to, made when it is first asked for."""
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = with_definitions(make())
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way that the framework documents
 
 
 def _add_page(app: FastAPI, ui: Path) -> None:

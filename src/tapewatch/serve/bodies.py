@@ -16,16 +16,18 @@ from tapewatch.errors import Invalid
 
 MAX_BODY_BYTES = 64 * 1024
 _READ_TIMEOUT_S = 10.0
+_TEXTS = {"name", "description"}
+"""Fields in which only code can tell what counts as text."""
 
 D = TypeVar("D", bound=Document)
 
 
-async def read_document(request: Request, model: type[D]) -> D:
+async def read_document(request: Request, model: type[D], *, most_bytes: int = MAX_BODY_BYTES) -> D:
     """The body as a `model`; `Invalid`, or an HTTP refusal (408, 413, 415) before anything was parsed."""
-    _check_headers(request)
+    _check_headers(request, most_bytes)
     try:
         async with asyncio.timeout(_READ_TIMEOUT_S):
-            raw = await _read(request)
+            raw = await _read(request, most_bytes)
     except TimeoutError:
         raise _refusal(HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive in {_READ_TIMEOUT_S:.0f} s") from None
     except ClientDisconnect:
@@ -41,7 +43,7 @@ async def read_document(request: Request, model: type[D]) -> D:
     return parse_document(model, document, where="body")
 
 
-def _check_headers(request: Request) -> None:
+def _check_headers(request: Request, most_bytes: int) -> None:
     media_type, _, parameters = request.headers.get("content-type", "").partition(";")
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')
     if media_type.strip().lower() != "application/json" or charset not in {"", "utf-8"}:
@@ -52,23 +54,23 @@ def _check_headers(request: Request) -> None:
     if not (length.isascii() and length.isdigit()):
         raise HTTPException(HTTPStatus.BAD_REQUEST, "Content-Length is not a number")
     # The number of digits comes first, because int() of a very long text is work that a stranger would choose.
-    if len(length) > len(str(MAX_BODY_BYTES)) + 8 or int(length) > MAX_BODY_BYTES:
-        raise _too_large()
+    if len(length) > len(str(most_bytes)) + 8 or int(length) > most_bytes:
+        raise _too_large(most_bytes)
 
 
-async def _read(request: Request) -> bytes:
+async def _read(request: Request, most_bytes: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise _too_large()
+        if size > most_bytes:
+            raise _too_large(most_bytes)
         chunks.append(chunk)
     return b"".join(chunks)
 
 
-def _too_large() -> HTTPException:
-    return _refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES} bytes")
+def _too_large(most_bytes: int) -> HTTPException:
+    return _refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {most_bytes} bytes")
 
 
 def _refusal(status: HTTPStatus, detail: str) -> HTTPException:
@@ -76,19 +78,28 @@ def _refusal(status: HTTPStatus, detail: str) -> HTTPException:
     return HTTPException(status, detail, headers={"Connection": "close"})
 
 
+_DEFINITIONS = "x-definitions"
+_COMPONENT = "#/components/schemas/Given{model}"
+
+
 def described(model: type[Document]) -> dict[str, Any]:
-    """`openapi_extra` for an operation that reads its body with `read_document`."""
-    schema = model.model_json_schema(ref_template="{model}")
-    definitions = schema.pop("$defs", {})
-    content = {"application/json": {"schema": _inlined(schema, definitions)}}
-    return {"requestBody": {"required": True, "content": content}}
+    """`openapi_extra` for an operation that reads its body with `read_document`. What the schema refers to travels
+    beside it until `with_definitions` puts it where references look for it.
+    """
+    schema = model.model_json_schema(ref_template=_COMPONENT)
+    definitions = {f"Given{name}": definition for name, definition in schema.pop("$defs", {}).items()}
+    for name in _TEXTS & schema["properties"].keys():
+        schema["properties"][name]["format"] = "plain-text"
+    if "GivenSectors" in definitions:
+        definitions["GivenSectors"]["properties"]["sector"]["items"]["format"] = "plain-text"
+    content = {"application/json": {"schema": schema}}
+    return {"requestBody": {"required": True, "content": content}, _DEFINITIONS: definitions}
 
 
-def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    if isinstance(schema, dict):
-        if "$ref" in schema:
-            return _inlined(definitions[schema["$ref"]], definitions)
-        return {key: _inlined(value, definitions) for key, value in schema.items()}
-    if isinstance(schema, list):
-        return [_inlined(item, definitions) for item in schema]
-    return schema
+def with_definitions(document: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document, its operations' definitions moved to its components."""
+    components = document.setdefault("components", {}).setdefault("schemas", {})
+    for path in document["paths"].values():
+        for operation in path.values():
+            components |= operation.pop(_DEFINITIONS, {})
+    return document

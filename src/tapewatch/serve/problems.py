@@ -3,6 +3,7 @@
 It owns the mapping from the product's errors to HTTP. It never shows a stack trace or a driver's words.
 """
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -18,6 +19,7 @@ from tapewatch.errors import Forbidden, Invalid, NotFound, TapewatchError, Unava
 
 PROBLEM_JSON = "application/problem+json"
 _LONGEST_TEXT = 300
+_PLACE = re.compile(r"line ([0-9]{1,9}), column ([0-9]{1,9}): ")
 _STATUS: dict[type[TapewatchError], int] = {
     Invalid: 422,
     NotFound: 404,
@@ -34,6 +36,8 @@ _SCHEMA = {
         "status": {"type": "integer"},
         "detail": {"type": "string"},
         "where": {"type": "string", "description": "the field that is wrong"},
+        "line": {"type": "integer", "description": "of that field's text, from 1"},
+        "column": {"type": "integer", "description": "in that line, from 1"},
     },
 }
 _DOCUMENTED = {"description": "Problem details (RFC 9457)", "content": {PROBLEM_JSON: {"schema": _SCHEMA}}}
@@ -47,12 +51,24 @@ def json_response(content: Any, *, status: int = 200, headers: Mapping[str, str]
 
 
 def problem(
-    status: int, detail: str, *, where: str | None = None, headers: Mapping[str, str] | None = None
+    status: int,
+    detail: str,
+    *,
+    where: str | None = None,
+    place: re.Match[str] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
     """A problem document. Texts may echo what a client sent: they are cut and made encodable."""
-    content = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": _shown(detail)}
+    content: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": _shown(detail),
+    }
     if where:
         content["where"] = _shown(where)
+    if place:
+        content["line"], content["column"] = int(place[1]), int(place[2])
     return Response(msgspec.json.encode(content), status, dict(headers or {}), PROBLEM_JSON)
 
 
@@ -64,7 +80,7 @@ def _shown(text: str) -> str:
 async def answer_tapewatch_error(_request: Request, error: Exception) -> Response:
     """Errors without a status of their own are ours, not the client's."""
     if isinstance(error, Invalid):
-        return problem(422, error.why, where=error.where)
+        return problem(422, error.why, where=error.where, place=_PLACE.match(error.why))
     for kind, status in _STATUS.items():
         if isinstance(error, kind):
             headers = {"Retry-After": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None

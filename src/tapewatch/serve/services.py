@@ -1,13 +1,34 @@
 """What the API is served from. The composition root fills it; routers read it."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tapewatch.documents import Alert, Rule
 from tapewatch.ports import Bus, Clock, HotState, Store
 from tapewatch.serve.board_view import BoardView
+from tapewatch.serve.explanations import Explanations
 from tapewatch.serve.gateway import Gateway
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRunReport:
+    """What a rule would have done on the stored tape."""
+
+    fires: Mapping[str, int]
+    """Date of each trading day of the tape -> alerts."""
+    symbols: int
+    """That it fired for."""
+    symbols_share: float
+    """Of the tape's symbols, those that it fired for; NaN when there are none."""
+    examples: Sequence[Alert]
+    too_broad: str
+    """Why, such as "fires 900 times a day"; empty when it is not."""
+    measured_s: float
+    """Processor time that the rule, alone, took for the whole tape; NaN when nobody measured it."""
+    seconds: float
+    """That the dry run took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +43,10 @@ class Services:
     """The system status as JSON; NaN becomes null."""
     ready: Callable[[], tuple[bool, str]]
     """Whether requests are answered truthfully now, and the phase of the start ("rehydrating", "running", ...)."""
+    explanations: Explanations
+    dry_run: Callable[[list[Rule]], Awaitable[DryRunReport]] | None = None
+    """What one rule would have done; None where there is no tape. It leaves the event loop alone while it works, and
+    when it is cancelled its work ends with it."""
     origins: frozenset[str] = frozenset()
     """Origins besides the server's own that may change state and open sockets, such as ``http://localhost:5173``."""
     hosts: frozenset[str] = frozenset()

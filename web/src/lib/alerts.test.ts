@@ -3,7 +3,7 @@ import { AlertLog, KEPT } from './alerts.svelte';
 import type { Alert } from './api';
 
 const alert = (id: string, fired_at: string): Alert => ({
-  alert_id: id, rule_id: 'r', rule_version: 1, rule_name: 'Rule', symbol: 'A', fired_at, price: 1, values: {}, session: 'regular', note: null,
+  alert_id: id, rule_id: 'r', rule_version: 1, rule_name: 'Rule', symbol: 'A', fired_at, price: 1, values: {}, session: 'regular', note: null, severity: 'info', tags: [],
 });
 const second = (n: number) => `2013-10-07T13:${String(30 + Math.floor(n / 60)).padStart(2, '0')}:${String(n % 60).padStart(2, '0')}.000000000Z`;
 

@@ -28,6 +28,8 @@ export interface Alert {
   values: Record<string, Known>;
   session: string;
   note: string | null; // what was learned after it fired, a line each
+  severity: Severity;
+  tags: string[];
 }
 export interface FeedConnection {
   name: string;
@@ -44,24 +46,107 @@ export interface FeedStatus {
   connections?: FeedConnection[];
 }
 export interface SystemStatus { state: string; feed: FeedStatus }
-export const OPERATORS = ['>', '>=', '<', '<=', '==', '!='] as const;
-export interface Condition { metric: string; operator: (typeof OPERATORS)[number]; value: number }
-export interface RuleDraft { name: string; description: string; conditions: Condition[]; cooldown: number; enabled: boolean }
-export interface Rule extends RuleDraft { id: string; version: number }
-export interface Metric { name: string; unit: string; formula: string }
+export const SEVERITIES = ['info', 'notice', 'warning', 'critical'] as const; // rising
+export type Severity = (typeof SEVERITIES)[number];
+export interface RuleDraft {
+  name: string;
+  description: string;
+  when: string;
+  gate: string; // '': none
+  rearm: string;
+  fire: string;
+  cooldown: number; // seconds
+  severity: Severity;
+  tags: string[];
+  enabled: boolean;
+}
+export interface Rule extends RuleDraft { id: string; version: number; created_at: string; updated_at: string }
+export interface Template { id: string; name: string; description: string; tags: string[]; text: string; rule: Rule }
+export interface Cost { scan_us: number; max_scan_us: number; memory_bytes: number; remembering: number; comparisons: number }
+export interface Validity { valid: boolean; when: string; reads: string[]; cost: Cost; warnings: string[] }
+export interface DryRun {
+  fires: { date: string; fires: number }[];
+  symbols: number;
+  symbols_share: Known; // 0 to 1
+  examples: Alert[];
+  seconds: number;
+  warnings: string[];
+}
+export interface Operand {
+  name: string;
+  value: Known;
+  unit: string | null;
+  age_s: Known;
+  unknown: string | null; // why
+  formula: string | null;
+  source: string | null;
+}
+export interface Finding { text: string; true: boolean | null; lacks: Known; operands: Operand[]; parts: Finding[] }
+export interface Explanation {
+  rule_id: string;
+  rule_version: number;
+  symbol: string;
+  at: string | null;
+  session: string;
+  verdict: string;
+  why: string;
+  when: Finding | null;
+  gate: Finding | null;
+  rearm: Finding | null;
+}
+export interface NearMiss {
+  symbol: string;
+  missing: string;
+  true: boolean | null;
+  unknown: string | null;
+  value: Known;
+  lacks: Known;
+  lacks_pct: Known;
+}
+export interface AlertExplanation extends Alert { when: string; gate: string | null; operands: Operand[] }
+export interface Score { known: number; positive_pct: Known; mean_pct: Known; median_pct: Known; highest_pct: Known; lowest_pct: Known }
+export interface RuleScore {
+  name: string;
+  rule_id: string;
+  rule_version: number;
+  alerts: number;
+  symbols: number;
+  unfollowed: number;
+  outcomes: Record<string, Score>;
+  too_broad: string | null;
+}
+export interface Scoreboard { date: string | null; as_of: string | null; alerts: number; rules: RuleScore[] }
+export interface Watchlist { id: string; name: string; symbols: string[] }
+export interface Metric {
+  name: string;
+  unit: string;
+  formula: string;
+  timeframe?: string;
+  warm_up?: string;
+  session?: string;
+  freshness?: string;
+  source?: string;
+  needs?: string;
+  back?: number; // closed candles that name[n] may reach
+}
 export interface Bar { ts?: string; ts_ns?: number; open: Known; high: Known; low: Known; close: Known; volume: Known }
 export interface SymbolView { symbol: string; as_of: string | null; session: string | null; metrics: Record<string, Known>; bars: Bar[] }
 interface Items<T> { items: T[] }
 interface AlertPage extends Items<Alert> { next_cursor?: string | null }
 
+/** In a text: both from 1, columns in characters. */
+export interface Place { line: number; column: number }
+
 export class ApiError extends Error {
   readonly status: number;
   readonly where: string | undefined;
+  readonly place: Place | undefined;
 
-  constructor(status: number, detail: string, where?: string) {
+  constructor(status: number, detail: string, where?: string, place?: Place) {
     super(detail);
     this.status = status;
     this.where = where;
+    this.place = place;
   }
 }
 
@@ -71,21 +156,37 @@ export function explain(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-async function call<T>(method: string, path: string, body?: unknown): Promise<T> {
+const PATIENCE_MS = 10_000;
+const DRY_RUN_MS = 135_000; // the server itself gives up after two minutes
+
+interface Manner { signal?: AbortSignal | undefined; patienceMs?: number }
+
+async function call<T>(method: string, path: string, body?: unknown, { signal, patienceMs = PATIENCE_MS }: Manner = {}): Promise<T> {
+  const ended = new AbortController();
+  const end = () => ended.abort();
+  const patience = setTimeout(end, patienceMs);
+  signal?.addEventListener('abort', end);
   let response: Response;
   try {
     response = await fetch(`/api/v1${path}`, {
       method,
-      signal: AbortSignal.timeout(10_000),
+      signal: ended.signal,
       ...(body === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }),
     });
   } catch {
-    throw new ApiError(0, 'The server cannot be reached.');
+    throw new ApiError(0, signal?.aborted ? 'Stopped.' : 'The server cannot be reached.');
+  } finally {
+    clearTimeout(patience);
+    signal?.removeEventListener('abort', end);
   }
   if (response.ok) return (response.status === 204 ? undefined : await response.json()) as T;
-  const problem = (await response.json().catch(() => ({}))) as { title?: string; detail?: unknown; where?: string };
+  const problem = (await response.json().catch(() => ({}))) as {
+    title?: string; detail?: unknown; where?: string; line?: number; column?: number;
+  };
   const detail = typeof problem.detail === 'string' && problem.detail ? problem.detail : problem.title;
-  throw new ApiError(response.status, detail ?? `The server answered ${response.status}.`, problem.where);
+  const { line, column } = problem;
+  const place = line !== undefined && column !== undefined ? { line, column } : undefined;
+  throw new ApiError(response.status, detail ?? `The server answered ${response.status}.`, problem.where, place);
 }
 
 function query(parameters: Record<string, string | number | undefined>): string {
@@ -103,8 +204,23 @@ export const api = {
   alerts: (parameters: { limit: number; since?: string; cursor?: string }) =>
     call<AlertPage>('GET', `/alerts?${query(parameters)}`),
   status: () => call<SystemStatus>('GET', '/system/status'),
-  rules: () => call<Items<Rule>>('GET', '/rules?limit=500'),
+  explainAlert: (id: string) => call<AlertExplanation>('GET', `/alerts/${at(id)}/explanation`),
+  scoreboard: () => call<Scoreboard>('GET', '/scoreboard'),
+  watchlists: () => call<Items<Watchlist>>('GET', '/watchlists?limit=500'),
+  rules: (filter: { q?: string; tag?: string }) =>
+    call<Items<Rule> & { total: number }>('GET', `/rules?${query({ limit: 500, ...filter })}`),
+  rule: (id: string) => call<Rule>('GET', `/rules/${at(id)}`),
+  templates: () => call<Items<Template>>('GET', '/rules/templates'),
+  validate: (draft: RuleDraft, signal?: AbortSignal) => call<Validity>('POST', '/rules/validate', draft, { signal }),
+  dryRun: (draft: RuleDraft, signal?: AbortSignal) =>
+    call<DryRun>('POST', '/rules/dry-run', draft, { signal, patienceMs: DRY_RUN_MS }),
   createRule: (draft: RuleDraft) => call<Rule>('POST', '/rules', draft),
-  changeRule: (id: string, draft: RuleDraft) => call<Rule>('PUT', `/rules/${at(id)}`, draft),
+  /** Only if `version` is still the stored one. */
+  changeRule: (id: string, version: number, draft: RuleDraft) => call<Rule>('PUT', `/rules/${at(id)}`, { ...draft, version }),
+  switchRule: (id: string, on: boolean) => call<Rule>('POST', `/rules/${at(id)}/${on ? 'enable' : 'disable'}`),
   deleteRule: (id: string) => call<void>('DELETE', `/rules/${at(id)}`),
+  versions: (id: string) => call<Items<Rule>>('GET', `/rules/${at(id)}/versions?limit=500`),
+  rollBack: (id: string, version: number) => call<Rule>('POST', `/rules/${at(id)}/rollback`, { version }),
+  explain: (id: string, symbol: string) => call<Explanation>('GET', `/rules/${at(id)}/explain?${query({ symbol })}`),
+  nearMisses: (id: string, limit: number) => call<Items<NearMiss>>('GET', `/rules/${at(id)}/near-misses?${query({ limit })}`),
 };

@@ -41,6 +41,11 @@ class Live {
   readonly data = $derived(this.feed.flows ? dataState(this.dataAgeMs) : 'stale'); // time may go on where nothing arrives
   readonly units = $derived(new Map(this.metrics.map((metric) => [metric.name, metric.unit])));
 
+  /** Of a metric, or of a candle of it such as close_5m[1]. */
+  unitOf(name: string): string | undefined {
+    return this.units.get(name.replace(/\[\d+\]$/, ''));
+  }
+
   #socket = new TapeSocket(`${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/ws`, {
     state: (state) => this.#connection(state),
     message: (message) => this.#receive(message),

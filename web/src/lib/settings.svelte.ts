@@ -8,7 +8,10 @@ export type Theme = (typeof THEMES)[number];
 const KEY = 'tapewatch.settings.v1';
 const DEFAULT_LISTS = ['gainers_5m', 'losers_5m', 'gainers_day', 'volume_day', 'relative_volume_5m', 'vwap_above'];
 
-interface Saved { panels: Panel[]; theme: Theme; sound: boolean }
+export const EDITORS = ['rows', 'text'] as const; // how a rule is written
+export type Editor = (typeof EDITORS)[number];
+
+interface Saved { panels: Panel[]; theme: Theme; sound: boolean; editor: Editor }
 
 /** What `text` says, as far as it makes sense; the defaults for the rest. */
 export function readSettings(text: string | null): Saved {
@@ -25,7 +28,12 @@ export function readSettings(text: string | null): Saved {
       rows: ROW_CHOICES.find((rows) => rows === panel.rows) ?? 15,
     };
   });
-  return { panels, theme: THEMES.find((theme) => theme === saved.theme) ?? 'dark', sound: saved.sound === true };
+  return {
+    panels,
+    theme: THEMES.find((theme) => theme === saved.theme) ?? 'dark',
+    sound: saved.sound === true,
+    editor: EDITORS.find((editor) => editor === saved.editor) ?? 'rows',
+  };
 }
 
 function stored(): string | null {
@@ -40,6 +48,7 @@ class Settings {
   panels = $state<Panel[]>([]);
   theme = $state<Theme>('dark');
   sound = $state(false);
+  editor = $state<Editor>('rows');
 
   constructor() {
     Object.assign(this, readSettings(stored()));
@@ -47,7 +56,7 @@ class Settings {
 
   /** Called in an effect, so that every change is kept. */
   keep(): void {
-    const text = JSON.stringify({ panels: this.panels, theme: this.theme, sound: this.sound });
+    const text = JSON.stringify({ panels: this.panels, theme: this.theme, sound: this.sound, editor: this.editor });
     try {
       localStorage.setItem(KEY, text);
     } catch {

@@ -1,6 +1,6 @@
 """Rules: questions asked of the board. A checked tree in, matches out."""
 
 from tapewatch.engine.rules.plan import Plan
-from tapewatch.engine.rules.tree import Comparison, Match, Ruleset, RuleSpec, alert_id
+from tapewatch.engine.rules.tree import All, Comparison, Match, Ruleset, RuleSpec, alert_id, compare
 
-__all__ = ["Comparison", "Match", "Plan", "RuleSpec", "Ruleset", "alert_id"]
+__all__ = ["All", "Comparison", "Match", "Plan", "RuleSpec", "Ruleset", "alert_id", "compare"]

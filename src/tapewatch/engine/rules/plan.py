@@ -1,85 +1,124 @@
 """The vector plan: all rules against the whole board, edges remembered.
 
-Truth has three values. A comparison with an unknown metric is unknown; a rule is true when all its comparisons are
-true, false when one is false, otherwise unknown. A rule fires for a symbol when it becomes true after not having been
-true, and it is armed again once it was *false*: a metric that is unknown for a while neither fires nor re-arms.
+Truth has three values; a rule fires on true, and by default it is armed again once it was *false*: a condition that is
+unknown for a while neither fires nor re-arms it. That a rule may not fire for a symbol again yet is a bit.
 
-Two ways through the same arithmetic. With few symbols all comparisons are made at once, because the cost is numpy's
-overhead per call; with many, rule by rule on rows of the board, because the cost is memory traffic.
+Rules that are plain conjunctions of comparisons with numbers, as most are, come out of `Leaves` in blocks of bits. All
+others are asked as `Questions`, each distinct condition once a scan.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from tapewatch.engine.columns import F64, U8, Bool
-from tapewatch.engine.rules.tree import Comparison, Match, Ruleset, RuleSpec, alert_id
+from tapewatch.engine.columns import F64, MINUTE_NS, Bool
+from tapewatch.engine.rules.leaves import U64, Leaf, Leaves, leaves_of, pack, words_of
+from tapewatch.engine.rules.questions import HIGHEST, LOWEST, Answer, Question, Questions, Scene, reads_path, remembers
+from tapewatch.engine.rules.tree import (
+    Condition,
+    Held,
+    InARow,
+    Match,
+    Ruleset,
+    RuleSpec,
+    Then,
+    Within,
+    alert_id,
+    operands,
+    walk,
+)
 from tapewatch.engine.symbols import Index
 
-_COMPARE: dict[str, Callable[..., Any]] = {
-    ">": np.greater,
-    "<": np.less,
-    ">=": np.greater_equal,
-    "<=": np.less_equal,
-    "==": np.equal,
-    "!=": np.not_equal,
-}
-_OPERATORS = tuple(_COMPARE)
-_BLOCK_CELLS = 1 << 18
-"""Truth values held at once: small enough to stay in the processor's cache until they are packed."""
+MOST_MATCHES = 1_000
+"""Of one rule at one scan. The first by name are told, the others counted: nobody reads a thousand alerts a second."""
+_BLOCK_BYTES = 1 << 19
+"""Bits of rules worked on at once."""
+_TABLE_BYTES = 1 << 26
+"""Bits of comparisons held at once."""
 
 
 class Plan:
-    """A compiled ruleset and its memory: which (rule, symbol) were true at the last scan, and when each last fired."""
+    """A compiled ruleset and its memory: which (rule, symbol) may not fire again yet, and when each last fired."""
 
     def __init__(self, ruleset: Ruleset, *, previous: "Plan | None" = None) -> None:
         self.ruleset = ruleset
-        self.metrics = frozenset(c.metric for rule in ruleset.rules for c in rule.conditions)
         self.cooled_down: int = previous.cooled_down if previous else 0
-        rules = ruleset.rules
-        self._true = np.zeros((len(rules), 0), np.uint8)
-        """Bit per symbol, packed as np.packbits does."""
-        self._fired: list[dict[int, int]] = [{} for _ in rules]
-        """Per rule with a cooldown: symbol -> event time of its last match."""
-        if previous is not None:
-            self._remember(previous)
-        order = sorted(
-            ((_OPERATORS.index(c.operator), r, c) for r, rule in enumerate(rules) for c in rule.conditions),
-            key=lambda item: item[:2],
-        )
-        self._comparisons: list[Comparison] = [c for _, _, c in order]
-        self._thresholds = np.array([c.value for _, _, c in order])[:, None]
-        operators = np.array([op for op, _, _ in order], np.intp)
-        self._runs = [
-            (_COMPARE[name], slice(*np.searchsorted(operators, [op, op + 1]).tolist()))
-            for op, name in enumerate(_OPERATORS)
-            if op in operators
-        ]
-        self._differs = next((run for compare, run in self._runs if compare is np.not_equal), slice(0, 0))
-        owner = np.array([r for _, r, _ in order], np.intp)
-        self._by_rule = np.argsort(owner, kind="stable")
-        """Positions in the comparisons, grouped by rule."""
-        self._starts = np.searchsorted(owner[self._by_rule], np.arange(len(rules)))
-        self._metric_rows = np.zeros(0, np.intp)
-        self._compiled: list[list[tuple[Callable[..., Any], int, float]]] = []
-
-    def _remember(self, previous: "Plan") -> None:
-        places = {(rule.id, rule.version): i for i, rule in enumerate(previous.ruleset.rules)}
-        self._true = np.zeros((len(self.ruleset.rules), previous._true.shape[1]), np.uint8)
-        for i, rule in enumerate(self.ruleset.rules):
-            place = places.get((rule.id, rule.version))
-            if place is not None:
-                self._true[i] = previous._true[place]
-                self._fired[i] = previous._fired[place]
+        """Fires that a cooldown suppressed."""
+        self.gated: int = previous.gated if previous else 0
+        """Fires at which the gate was not true."""
+        self.crowded: Counter[str] = previous.crowded if previous else Counter()
+        """Fires beyond `MOST_MATCHES`, by rule."""
+        self._generation: int = previous._generation + 1 if previous else 0
+        self._scans: int = previous._scans if previous else 0
+        before: list[_Rule] = previous._rules if previous else []
+        kept = {(rule.spec.id, rule.spec.version): i for i, rule in enumerate(before)}
+        known = {key: before[i] for key, i in kept.items()}
+        rules = [known.get((spec.id, spec.version)) or _Rule(spec, self._generation) for spec in ruleset.rules]
+        for place, rule in enumerate(rules):
+            rule.place = place
+        self._rules: list[_Rule] = sorted(rules, key=_Rule.shape)
+        """Those of comparisons only first, the longest before, equal shapes together."""
+        self._held: U64 = np.zeros((len(self._rules), previous._held.shape[1] if previous else 0), np.uint64)
+        """Bits (rules, symbols), set while the rule may not fire for the symbol."""
+        for i, rule in enumerate(self._rules):
+            was = kept.get((rule.spec.id, rule.spec.version))
+            if previous is not None and was is not None:
+                self._held[i] = previous._held[was]
+        self._questions: Questions = Questions(previous._questions if previous else None)
+        for rule in self._rules:
+            rule.compile(self._questions)
+        self._questions.ended()
+        self.metrics = frozenset(name for rule in self._rules for name in rule.reads)
+        """The rows that it reads."""
+        self._row_of: dict[str, int] = {}
+        flat = [rule.leaves for rule in self._rules if rule.leaves is not None]
+        self._flat = len(flat)
+        self._leaves = Leaves(flat)
+        self._arity = np.array([len(leaves) for leaves in flat], np.intp)
+        self._reads = np.zeros(0, np.intp)
+        self._reader = np.repeat(np.arange(len(self._rules)), [len(rule.reads) for rule in self._rules])
+        self._restless = np.array([rule.restless for rule in self._rules], np.bool_)
+        self._keeps = np.array([rule.spec.fire.mode in {"bar", "session"} for rule in self._rules], np.bool_)
+        self._levels = np.array([rule.spec.fire.mode == "level" for rule in self._rules], np.bool_)
+        self._periods: dict[int, Index] = {}
+        """Rules that fire once in so many minutes, or (0) once in a session."""
+        for i in np.flatnonzero(self._keeps).tolist():
+            minutes = self._rules[i].spec.fire.bar_minutes
+            self._periods[minutes] = np.append(self._periods.get(minutes, np.zeros(0, np.intp)), i)
+        self._period: dict[int, tuple[int, int]] = dict(previous._period) if previous else {}
+        """The bar, or session, of the last scan."""
+        self._surroundings: tuple[int, int, str] = (0, 0, "")
+        self.scene: Scene | None = None
+        """What the last scan saw."""
+        self.matches: list[Match] = []
+        """What came of it."""
 
     def bind(self, row_of: Mapping[str, int]) -> None:
-        """Say in which row of the values each metric stands."""
-        self._metric_rows = np.array([row_of[c.metric] for c in self._comparisons], np.intp)
-        self._compiled = [
-            [(_COMPARE[c.operator], row_of[c.metric], c.value) for c in rule.conditions] for rule in self.ruleset.rules
-        ]
+        """Say in which row of the values each of `metrics` stands."""
+        self._row_of = dict(row_of)
+        self._leaves.bind(self._row_of)
+        self._reads = np.array([self._row_of[name] for rule in self._rules for name in rule.reads], np.intp)
+
+    @property
+    def fires_by_clock(self) -> bool:
+        """Some rule may fire again without any value having changed."""
+        return bool(self._levels.any() or self._keeps.any())
+
+    def horizon_ns(self, scan_interval_ns: int) -> int:
+        """For how long a rule may change its mind when nothing changes any more."""
+        longest = 0
+        for condition in (condition for rule in self._rules for condition in rule.conditions if rule.restless):
+            for part in walk(condition):
+                match part:
+                    case Held(duration_ns=wait_ns) | Within(duration_ns=wait_ns) | Then(within_ns=wait_ns):
+                        longest = max(longest, wait_ns)
+                    case InARow(times=times):
+                        longest = max(longest, times * scan_interval_ns)
+        return longest
+
+    # -- a scan -------------------------------------------------------------------------------------------------------
 
     def scan(
         self,
@@ -89,151 +128,256 @@ class Plan:
         symbols: Sequence[str],
         price: F64,
         session: str,
+        session_start_ns: int = 0,
+        day_start_ns: int = 0,
+        candle_ns: int | None = None,
+        labels: Mapping[str, Sequence[str]] | None = None,
+        labels_version: int = 0,
         changed: Bool | None = None,
     ) -> list[Match]:
-        """Ask all rules; `values` has shape (metrics, symbols).
+        """Ask all rules; `values` has shape (rows, symbols).
 
-        `changed` (shape (metrics,)) may say which rows differ from the last scan: rules that read none are skipped.
+        `candle_ns` is an instant of the running candles, which go on for a while after their last minute (None: now).
+        `labels` hold, by attribute, a text a symbol ("" unknown), and `labels_version` tells when they changed.
+        `changed` (shape (rows,)) may say which rows differ from the last scan: rules that read none are skipped.
         Matches come in the order of rule, then of the symbols' names.
         """
-        rules, count = self.ruleset.rules, values.shape[1]
-        width = (count + 63) // 64 * 8
-        if self._true.shape[1] < width:
-            grown = np.zeros((len(rules), max(width, 2 * self._true.shape[1])), np.uint8)
-            grown[:, : self._true.shape[1]] = self._true
-            self._true = grown
+        self.scene = scene = Scene(
+            number=self._scans,
+            values=values,
+            row_of=self._row_of,
+            now_ns=now_ns,
+            symbols=symbols,
+            session=session,
+            labels=labels or {},
+            labels_version=labels_version,
+            watchlists=self.ruleset.watchlists,
+        )
+        self._scans += 1
+        bar_ns = now_ns - 1 if candle_ns is None else candle_ns
+        begun = self._begin_periods(bar_ns, session_start_ns, day_start_ns)
+        surroundings = len(symbols), labels_version, session
+        if surroundings != self._surroundings:
+            self._surroundings, changed = surroundings, None
+        self.matches = []
+        if not self._rules or not len(symbols):
+            return []
+        if self._held.shape[1] < words_of(len(symbols)):
+            grown = np.zeros((len(self._rules), max(words_of(len(symbols)), 2 * self._held.shape[1])), np.uint64)
+            grown[:, : self._held.shape[1]] = self._held
+            self._held = grown
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            for question in self._questions.remembering:
+                question(scene)
+            fires = [self._turn(block, scene) for block in self._truths(scene, self._active(changed, begun))]
+            self.matches = self._matches(fires, scene, price)
+        return self.matches
+
+    def _begin_periods(self, bar_ns: int, session_start_ns: int, day_start_ns: int) -> Bool:
+        """Rules whose bar or session is a new one may fire again."""
+        begun = np.zeros(len(self._rules), np.bool_)
+        for minutes, rules in self._periods.items():
+            bar = (bar_ns - day_start_ns) // (minutes * MINUTE_NS) if minutes else 0
+            period = (day_start_ns, bar) if minutes else (session_start_ns, 0)
+            if self._period.get(minutes) != period:
+                self._period[minutes] = period
+                self._held[rules] = 0
+                begun[rules] = True
+        return begun
+
+    def _active(self, changed: Bool | None, begun: Bool) -> Index:
+        """The rules whose answer may differ from the last one."""
+        if changed is None or changed.all():
+            return np.arange(len(self._rules))
+        active = self._restless | begun
+        active[self._reader[changed[self._reads]]] = True
+        return np.flatnonzero(active)
+
+    def _truths(self, scene: Scene, active: Index) -> Iterator["_Block"]:
+        """Where the active rules are true, a block of rules at a time."""
+        words = words_of(len(scene.symbols))
+        size = max(1, _BLOCK_BYTES // (words * 8))
+        flat, others = active[active < self._flat], active[active >= self._flat]
+        most = max(1, _TABLE_BYTES // (words * 8))
+        for chunk in _chunks(flat, self._arity[flat], most):
+            arity = self._arity[chunk]
+            starts = np.cumsum(arity) - arity
+            first = self._leaves.starts[chunk]
+            all_places = np.repeat(first - starts, arity) + np.arange(int(arity.sum()))
+            places, place = np.unique(self._leaves.of_rule[all_places], return_inverse=True)
+            bits = self._leaves.rows(places, scene.values)
+            for at in range(0, len(chunk), size):
+                block = slice(at, at + size)
+                true = bits[place[starts[block]]]
+                for k in range(1, int(arity[at])):
+                    longer = int(np.count_nonzero(arity[block] > k))
+                    true[:longer] &= bits[place[starts[block][:longer] + k]]
+                yield _Block(chunk[block], true)
+        scratch = np.zeros((min(size, len(others)), words * 64), np.bool_)
+        for at in range(0, len(others), size):
+            block_rules = others[at : at + size]
+            for row, i in enumerate(block_rules.tolist()):
+                scratch[row, : len(scene.symbols)] = self._rules[i].ask(scene).true
+            yield _Block(block_rules, pack(scratch[: len(block_rules)]))
+
+    def _turn(self, block: "_Block", scene: Scene) -> tuple[Index, Index]:
+        """Remember a block's answers; the (rule, symbol) at which a rule fires."""
+        rules, true = block
+        words = true.shape[1]
+        held = self._held[rules, :words]
+        turned = true ^ held
+        keeps = self._keeps[rules]
+        if keeps.any():
+            turned[keeps] &= true[keeps]
+            true = np.where(keeps[:, None], true | held, true)
+        rows, word = np.nonzero(turned)
+        bits = np.flatnonzero(np.unpackbits(turned[rows, word].view(np.uint8)))
+        row, symbol = rows[bits >> 6], word[bits >> 6] * 64 + (bits & 63)
+        rose = true.view(np.uint8)[row, symbol >> 3] & (128 >> (symbol & 7)).astype(np.uint8) != 0
+        fell = np.flatnonzero(~rose)
+        if len(fell):
+            stays = fell[self._stays_held(rules[row[fell]], symbol[fell], scene)]
+            np.bitwise_or.at(
+                true.view(np.uint8), (row[stays], symbol[stays] >> 3), (128 >> (symbol[stays] & 7)).astype(np.uint8)
+            )
+        true[self._levels[rules]] = 0
+        self._held[rules, :words] = true
+        return rules[row[rose]], symbol[rose]
+
+    def _stays_held(self, rules: Index, symbols: Index, scene: Scene) -> Bool:
+        """Of rules that are no longer true: whether they may not fire yet all the same."""
+        stays = np.ones(len(rules), np.bool_)
+        flat = np.flatnonzero(rules < self._flat)
+        arity, first = self._arity[rules[flat]], self._leaves.starts[rules[flat]]
+        for k in range(int(arity.max(initial=0))):
+            at = np.flatnonzero(arity > k)
+            leaf = self._leaves.of_rule[first[at] + k]
+            stays[flat[at]] &= ~self._leaves.known_false(leaf, scene.values, symbols[flat[at]])
+        for i in np.unique(rules).tolist():
+            rule = self._rules[i]
+            if rule.rearm is not None:
+                stays[rules == i] = ~rule.rearm(scene).true[symbols[rules == i]]
+            elif rule.leaves is None:
+                stays[rules == i] = rule.ask(scene).possible[symbols[rules == i]]
+        return stays
+
+    # -- for explanations ---------------------------------------------------------------------------------------------
+
+    def rule(self, rule_id: str) -> RuleSpec | None:
+        return next((rule.spec for rule in self._rules if rule.spec.id == rule_id), None)
+
+    def answer(self, spec: RuleSpec, condition: Condition, scene: Scene) -> Answer:
+        """What the last scan made of a condition of the rule, or of a part of one."""
+        rule = next(rule for rule in self._rules if rule.spec is spec)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            return self._questions.of(condition, rule.generation)(scene)
+
+    def last_fired_ns(self, spec: RuleSpec, symbol: int) -> int | None:
+        """When a rule with a cooldown last fired for a symbol."""
+        return next(rule.fired.get(symbol) for rule in self._rules if rule.spec is spec)
+
+    # -- matches ------------------------------------------------------------------------------------------------------
+
+    def _matches(self, fires: list[tuple[Index, Index]], scene: Scene, price: F64) -> list[Match]:
+        fired: dict[int, list[int]] = {}
+        for rules, symbols in fires:
+            for i, symbol in zip(rules.tolist(), symbols.tolist(), strict=True):
+                fired.setdefault(i, []).append(symbol)
         matches: list[Match] = []
-        if not count or not rules or (changed is not None and not changed.any()):
-            return matches
-        scene = _Scene(values, now_ns, symbols, price, session)
-        block = max(1, _BLOCK_CELLS // count)
-        together = len(self._comparisons) * count <= _BLOCK_CELLS
-        truth = np.zeros((min(block, len(rules)), width * 8), np.bool_)
-        scratch = np.empty(count, np.bool_)
-        for first in range(0, len(rules), block):
-            last = min(first + block, len(rules))
-            if together:
-                compared = self._compare_all(values)
-                truth[: last - first, :count] = np.logical_and.reduceat(compared[self._by_rule], self._starts, axis=0)
-            else:
-                self._truth_by_rule(values, first, last, truth[:, :count], scratch)
-            packed = np.packbits(truth[: last - first], axis=1)
-            flips = packed ^ self._true[first:last, :width]
-            rows, words = np.nonzero(flips.view(np.uint64))
-            if len(rows):
-                places = np.flatnonzero(np.unpackbits(flips.view(np.uint64)[rows, words].view(np.uint8)))
-                r, s = rows[places >> 6], words[places >> 6] * 64 + (places & 63)
-                self._settle(first, packed, r, s, truth[r, s], scene, matches, together=together)
-                self._true[first:last, :width] = packed
+        for i in sorted(fired, key=lambda i: self._rules[i].place):
+            # By name: the engine's own indices depend on how the tape was cut.
+            by_name = sorted(fired[i], key=lambda symbol: scene.symbols[symbol])
+            matches += self._matches_of(self._rules[i], by_name, scene, price)
         return matches
 
-    def _compare_all(self, values: F64) -> Bool:
-        """Every comparison of the ruleset for every symbol: shape (comparisons, symbols)."""
-        operands = values[self._metric_rows]
-        true = np.empty(operands.shape, np.bool_)
-        for compare, run in self._runs:
-            compare(operands[run], self._thresholds[run], out=true[run])
-        true[self._differs] &= ~np.isnan(operands[self._differs])  # unknown differs from every number, yet is not true
-        return true
-
-    def _false_all(self, values: F64) -> Bool:
-        """Whether a comparison of the rule is known to be false: shape (rules, symbols)."""
-        false = ~self._compare_all(values) & ~np.isnan(values[self._metric_rows])
-        anywhere: Bool = np.logical_or.reduceat(false[self._by_rule], self._starts, axis=0)
-        return anywhere
-
-    def _truth_by_rule(self, values: F64, first: int, last: int, truth: Bool, scratch: Bool) -> None:
-        for row, conditions in zip(truth, self._compiled[first:last], strict=False):
-            out = row
-            for compare, metric, threshold in conditions:
-                compare(values[metric], threshold, out=out)
-                if compare is np.not_equal:
-                    out &= values[metric] == values[metric]
-                if out is not row:
-                    np.logical_and(row, out, out=row)
-                out = scratch
-
-    def _settle(
-        self,
-        first: int,
-        packed: U8,
-        rules: Index,
-        symbols: Index,
-        rose: Bool,
-        scene: "_Scene",
-        matches: list[Match],
-        *,
-        together: bool,
-    ) -> None:
-        """Symbols that changed sides since the last scan, in the order of rule and symbol. In `packed` those stay true
-        that only became unknown.
-        """
-        fell = np.flatnonzero(~rose)
-        if len(fell) and any(scene.has_unknown):
-            if together:
-                false = self._false_all(scene.values)[rules[fell], symbols[fell]]
-            else:
-                false = self._false_by_rule(first, rules[fell], symbols[fell], scene)
-            kept = fell[~false]
-            bit = (128 >> (symbols[kept] & 7)).astype(np.uint8)
-            np.bitwise_or.at(packed, (rules[kept], symbols[kept] >> 3), bit)
-        risen = zip(rules[rose].tolist(), symbols[rose].tolist(), strict=True)
-        # By name: the engine's own indices depend on how the tape was cut.
-        for place, symbol in sorted(risen, key=lambda at: (at[0], scene.symbols[at[1]])):
-            rule = self.ruleset.rules[first + place]
-            if rule.cooldown_ns:
-                fired = self._fired[first + place]
-                last_ns = fired.get(symbol)
-                if last_ns is not None and scene.now_ns - last_ns < rule.cooldown_ns:
+    def _matches_of(self, rule: "_Rule", symbols: list[int], scene: Scene, price: F64) -> Iterator[Match]:
+        spec, told = rule.spec, 0
+        gate = rule.gate(scene).true if rule.gate is not None else None
+        for symbol in symbols:
+            if gate is not None and not gate[symbol]:
+                self.gated += 1
+                continue
+            if spec.cooldown_ns:
+                last_ns = rule.fired.get(symbol)
+                if last_ns is not None and scene.now_ns - last_ns < spec.cooldown_ns:
                     self.cooled_down += 1
                     continue
-                fired[symbol] = scene.now_ns
-            matches.append(self._match(first + place, rule, symbol, scene))
+            if told == MOST_MATCHES:
+                self.crowded[spec.id] += 1
+                continue
+            told += 1
+            if spec.cooldown_ns:
+                rule.fired[symbol] = scene.now_ns
+            yield Match(
+                alert_id=alert_id(spec, scene.symbols[symbol], scene.now_ns),
+                rule=spec,
+                symbol=scene.symbols[symbol],
+                fired_at_ns=scene.now_ns,
+                price=float(price[symbol]),
+                values={name: float(scene.row(name)[symbol]) for name in rule.shown},
+                session=scene.session,
+            )
 
-    def _false_by_rule(self, first: int, rules: Index, symbols: Index, scene: "_Scene") -> Bool:
-        false = np.ones(len(rules), np.bool_)
-        for place in np.unique(rules).tolist():
-            compiled = self._compiled[first + place]
-            if any(scene.has_unknown[metric] for _, metric, _ in compiled):
-                of_rule = rules == place
-                false[of_rule] = _known_false(compiled, scene.values, symbols[of_rule])
-        return false
 
-    def _match(self, r: int, rule: RuleSpec, s: int, scene: "_Scene") -> Match:
-        operands = zip(rule.conditions, self._compiled[r], strict=True)
-        return Match(
-            alert_id=alert_id(rule, scene.symbols[s], scene.now_ns),
-            rule=rule,
-            symbol=scene.symbols[s],
-            fired_at_ns=scene.now_ns,
-            price=float(scene.price[s]),
-            values={c.metric: float(scene.values[metric, s]) for c, (_, metric, _) in operands},
-            session=scene.session,
+class _Block(NamedTuple):
+    rules: Index
+    true: U64
+    """Shape (rules, words)."""
+
+
+class _Rule:
+    """A rule as the plan knows it."""
+
+    def __init__(self, spec: RuleSpec, generation: int) -> None:
+        self.spec = spec
+        self.place = 0
+        """In the ruleset."""
+        self.generation = generation
+        """Of the ruleset with which it began."""
+        self.fired: dict[int, int] = {}
+        """With a cooldown: symbol -> event time of its last match."""
+        self.leaves: tuple[Leaf, ...] | None = leaves_of(spec.when)
+        self.conditions: tuple[Condition, ...] = tuple(
+            condition for condition in (spec.when, spec.gate, spec.rearm) if condition is not None
         )
+        self.restless = spec.fire.mode == "level"
+        """May change its mind although nothing that it reads has changed."""
+        if self.leaves is not None and len(self.conditions) == 1:  # nearly all rules: no need to walk the tree
+            self.shown = self.reads = tuple(dict.fromkeys(leaf.row for leaf in self.leaves))
+        else:
+            self.restless |= any(remembers(condition) for condition in self.conditions)
+            self.shown = tuple(operand.name for operand in operands(*self.conditions))
+            path = (LOWEST, HIGHEST) if any(reads_path(condition) for condition in self.conditions) else ()
+            self.reads = tuple(dict.fromkeys((*self.shown, *path)))
+        self._question: Question | None = None
+        self.gate: Question | None = None
+        self.rearm: Question | None = None
+        self._shape = tuple((leaf.row, leaf.operator) for leaf in self.leaves or ())
+
+    def shape(self) -> tuple[bool, int, tuple[tuple[str, str], ...], int]:
+        """Those of comparisons only first, the longest before, equal shapes together."""
+        return self.leaves is None, -len(self._shape), self._shape, self.place
+
+    def compile(self, questions: Questions) -> None:
+        if self.leaves is None:
+            self._question = questions.of(self.spec.when, self.generation)
+        if self.spec.gate is not None:
+            self.gate = questions.of(self.spec.gate, self.generation)
+        if self.spec.rearm is not None:
+            self.rearm = questions.of(self.spec.rearm, self.generation)
+
+    def ask(self, scene: Scene) -> Answer:
+        if self._question is None:
+            raise RuntimeError("rules of comparisons are not asked one by one")
+        return self._question(scene)
 
 
-@dataclass(slots=True)
-class _Scene:
-    """What one scan sees."""
-
-    values: F64
-    now_ns: int
-    symbols: Sequence[str]
-    price: F64
-    session: str
-    _unknown: list[bool] | None = None
-
-    @property
-    def has_unknown(self) -> list[bool]:
-        """Per metric: some symbol's value is unknown."""
-        if self._unknown is None:
-            self._unknown = [bool(np.isnan(row).any()) for row in self.values]
-        return self._unknown
-
-
-def _known_false(compiled: Sequence[tuple[Callable[..., Any], int, float]], values: F64, symbols: Index) -> Bool:
-    false = np.zeros(len(symbols), np.bool_)
-    for compare, metric, threshold in compiled:
-        operand = values[metric, symbols]
-        false |= ~compare(operand, threshold) & ~np.isnan(operand)
-    return false
+def _chunks(rules: Index, arity: Index, most: int) -> Iterator[Index]:
+    """In order, so that no part has more than `most` comparisons (or is a single rule)."""
+    ends = np.cumsum(arity)
+    start = 0
+    while start < len(rules):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
+        yield rules[start:stop]
+        start = stop

@@ -54,6 +54,10 @@ class AlertBody(BaseModel):
     session: str
     note: str | None
     """What was learned after it fired, such as that a print before it was cancelled; a line each."""
+    ages: dict[str, float | None]
+    """How old each value was when it fired, in seconds of event time."""
+    severity: str
+    tags: list[str]
 
 
 class AlertPage(BaseModel):

@@ -26,6 +26,7 @@ Limit = Annotated[int, Field(ge=1, le=500), BeforeValidator(_plain_number)]
 Offset = Annotated[int, Field(ge=0, le=MAX_OFFSET), BeforeValidator(_plain_number)]
 RuleId = Annotated[str, Path(pattern=IDENTIFIER)]
 SymbolName = Annotated[str, Path(pattern=SYMBOL)]
+Version = Annotated[int, Path(ge=1, le=999_999_999), BeforeValidator(_plain_number)]
 AnyId = Annotated[str, Path(pattern=IDENTIFIER)]
 
 

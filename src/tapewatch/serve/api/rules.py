@@ -1,68 +1,81 @@
-"""Rules: list, create, read, replace, delete, validate. Every change is told on the channel ``rules.updated``."""
+"""Rules: list, create, read, replace, delete, their versions, on and off. Every change is told on ``rules.updated``."""
 
-import logging
-import re
-import secrets
-from http import HTTPStatus
 from typing import Annotated, Any
 
-import msgspec
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
+from fastapi import Query as FromQuery
 from fastapi.responses import Response
-from pydantic import AfterValidator, BaseModel, Field
-from starlette.convertors import StringConvertor, register_url_convertor
-from starlette.exceptions import HTTPException
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
 
-from tapewatch.documents import Identifier, Rule, RuleDraft, rfc3339
-from tapewatch.engine.metrics import CATALOGUE
-from tapewatch.errors import Unavailable, VersionConflict
+from tapewatch.documents import Document, Identifier, Rule, RuleDraft, Text, rfc3339
+from tapewatch.engine.rules.cost import MAX_COST_US, Cost, cost
+from tapewatch.errors import Invalid
 from tapewatch.serve.api import API
-from tapewatch.serve.api.query import NO_QUERY, Page, RuleId
+from tapewatch.serve.api.query import IDENTIFIER, NO_QUERY, Page, RuleId, Version
+from tapewatch.serve.api.versions import (
+    ABSENT,
+    LOCATION,
+    VersionNumber,
+    announce,
+    changed,
+    check_match,
+    created,
+    etag,
+    new_id,
+    not_reserved,
+)
 from tapewatch.serve.bodies import described, read_document
 from tapewatch.serve.problems import PROBLEMS, json_response
 from tapewatch.serve.services import Services
-from tapewatch.telemetry import ERRORS_TOTAL
 
-_TRIES = 3
-_VALIDATE = "validate"
-_LOCATION = {"headers": {"Location": {"schema": {"type": "string"}}}}
-
-log = logging.getLogger(__name__)
-
-
-def _without_default(schema: dict[str, Any]) -> None:
-    schema.pop("default", None)
-
-
-_ABSENT = Field(json_schema_extra=_without_default)
-"""For a field that may be left out but, given, is never null: its default breaks its own rule and is not shown."""
-
-
-def _not_reserved(rule_id: str) -> str:
-    if rule_id == _VALIDATE:
-        raise ValueError(f"{_VALIDATE!r} is the name of an operation")
-    return rule_id
+_LAST_WRITER = "Without `version` and `If-Match`, the last writer wins. `If-Match` takes the ETag of a read."
+_ON_CONDITION = "`If-Match` takes the ETag of a read."
 
 
 class NewRule(RuleDraft):
     """A draft that may bring its own id; without one it gets one made of its name."""
 
-    id: Annotated[Identifier, AfterValidator(_not_reserved), _ABSENT] = ""
+    id: Annotated[Identifier, AfterValidator(not_reserved), ABSENT] = ""
 
 
 class RuleChange(RuleDraft):
     """A draft that replaces a rule; with `version`, only if that is still the stored one."""
 
-    version: Annotated[int, Field(ge=1, le=2**31), _ABSENT] = 0
+    version: Annotated[VersionNumber, ABSENT] = 0
 
 
-class _RuleIdConvertor(StringConvertor):
-    """Any segment but the operation beside it, so that the one does not answer for the other."""
+class Rollback(Document):
+    """The version whose content becomes the newest version."""
 
-    regex = rf"(?!{_VALIDATE}(?:/|$))[^/]+"
+    version: VersionNumber
 
 
-register_url_convertor("rule_id", _RuleIdConvertor())
+def _switch(value: Any) -> Any:
+    if value not in {"true", "false"}:
+        raise ValueError("must be true or false")
+    return value == "true"
+
+
+def rule_body(model: type[RuleDraft]) -> dict[str, Any]:
+    """`described`, with what only code knows of a rule."""
+    extra = described(model)
+    schema = extra["requestBody"]["content"]["application/json"]["schema"]
+    schema["anyOf"] = [{"required": ["conditions"]}, {"required": ["when"]}]
+    schema["properties"]["fire"]["format"] = "rule-fire"
+    return extra
+
+
+class RulesQuery(Page):
+    enabled: Annotated[bool, BeforeValidator(_switch), WithJsonSchema({"type": "boolean"})] | SkipJsonSchema[None] = (
+        None
+    )
+    tag: Annotated[str, Field(pattern=IDENTIFIER)] | SkipJsonSchema[None] = None
+    q: (
+        Annotated[Text, Field(min_length=1, max_length=120, json_schema_extra={"format": "plain-text"})]
+        | SkipJsonSchema[None]
+    ) = None
+    """A part of the name, in any case."""
 
 
 class RuleList(BaseModel):
@@ -70,136 +83,159 @@ class RuleList(BaseModel):
     total: int
 
 
-class Validity(BaseModel):
-    valid: bool
-
-
 def router(services: Services) -> APIRouter:
-    store, clock = services.store, services.clock
+    store, clock, bus = services.store, services.clock, services.bus
     routes = APIRouter(prefix=f"{API}/rules", tags=["rules"], responses=PROBLEMS)
 
-    async def notify(rule: Rule) -> None:
-        try:
-            payload = msgspec.json.encode({"rule_id": rule.id, "version": rule.version})
-            await services.bus.notify("rules.updated", payload)
-        except Unavailable:
-            # The change is stored; it reaches the tape with the next change that can be announced.
-            ERRORS_TOTAL.labels(where="rules.notify").inc()
-            log.warning("the change of rule %s could not be announced", rule.id)
+    def next_version(known: Rule, content: Rule, **changes: Any) -> Rule:
+        return content.model_copy(
+            update={"version": known.version + 1, "updated_at": rfc3339(clock.now_ns()), **changes}
+        )
+
+    async def answer(rule: Rule, *, is_change: bool) -> Response:
+        if is_change:
+            await announce(bus, rule)
+        return json_response(rule.model_dump(), headers=etag(rule))
 
     @routes.get("", response_model=RuleList)
-    async def list_rules(page: Annotated[Page, Query()]) -> Response:
-        _, rules = await store.rules()
-        items = rules[page.offset : page.offset + page.limit]
-        return json_response({"items": [rule.model_dump() for rule in items], "total": len(rules)})
+    async def list_rules(query: Annotated[RulesQuery, FromQuery()]) -> Response:
+        part = None if query.q is None else query.q.casefold()
+        found = [
+            rule
+            for rule in (await store.rules()).rules
+            if (query.enabled is None or rule.enabled == query.enabled)
+            and (query.tag is None or query.tag in rule.tags)
+            and (part is None or part in rule.name.casefold())
+        ]
+        items = found[query.offset : query.offset + query.limit]
+        return json_response({"items": [rule.model_dump() for rule in items], "total": len(found)})
 
     @routes.post(
         "",
         status_code=201,
         response_model=Rule,
-        responses={201: _LOCATION},
-        openapi_extra=_body(NewRule),
+        responses={201: LOCATION},
+        openapi_extra=rule_body(NewRule),
         dependencies=[NO_QUERY],
     )
     async def create_rule(request: Request) -> Response:
         draft = await read_document(request, NewRule)
         now = rfc3339(clock.now_ns())
-        for attempt in range(_TRIES):
-            rule = _rule(draft, id=draft.id or _new_id(draft.name), version=1, created_at=now, updated_at=now)
-            try:
-                stored = await store.save_rule(rule)
-            except VersionConflict:
-                if draft.id:
-                    raise VersionConflict(f"the id {draft.id} is taken") from None
-                if attempt == _TRIES - 1:
-                    raise
-            else:
-                break
-        await notify(stored)
-        location = str(request.url_for("read_rule", rule_id=stored.id).path)
-        return json_response(stored.model_dump(), status=201, headers={"Location": location, **_etag(stored)})
+        content = rule_of(draft, id=draft.id or "draft", created_at=now, updated_at=now)
+        affordable(content, draft)
 
-    @routes.post(f"/{_VALIDATE}", response_model=Validity, openapi_extra=_body(NewRule), dependencies=[NO_QUERY])
-    async def validate_rule(request: Request) -> Response:
-        await read_document(request, NewRule)
-        return json_response({"valid": True})
+        def make() -> Rule:
+            return content.model_copy(update={"id": draft.id or new_id(draft.name, kind="rule")})
+
+        stored = await created(draft.id, make, store.save_rule)
+        await announce(bus, stored)
+        location = str(request.url_for("read_rule", rule_id=stored.id).path)
+        return json_response(stored.model_dump(), status=201, headers={"Location": location, **etag(stored)})
 
     @routes.get("/{rule_id:rule_id}", response_model=Rule, dependencies=[NO_QUERY])
     async def read_rule(rule_id: RuleId) -> Response:
         rule = await store.rule(rule_id)
-        return json_response(rule.model_dump(), headers=_etag(rule))
+        return json_response(rule.model_dump(), headers=etag(rule))
 
     @routes.put(
         "/{rule_id:rule_id}",
         response_model=Rule,
-        openapi_extra=_body(RuleChange),
+        openapi_extra=rule_body(RuleChange),
         dependencies=[NO_QUERY],
-        description="Without `version` and `If-Match`, the last writer wins. `If-Match` takes the ETag of a read.",
+        description=_LAST_WRITER,
     )
     async def replace_rule(request: Request, rule_id: RuleId) -> Response:
-        change = await read_document(request, RuleChange)
-        conditional = change.version != 0 or "if-match" in request.headers
-        for attempt in range(_TRIES):
-            known = await store.rule(rule_id)
-            _check_match(request, known)
-            if change.version not in {0, known.version}:
-                raise VersionConflict(f"version {known.version} is stored, not {change.version}")
-            try:
-                stored = await store.save_rule(
-                    _rule(
-                        change,
-                        id=rule_id,
-                        version=known.version + 1,
-                        created_at=known.created_at,
-                        updated_at=rfc3339(clock.now_ns()),
-                    )
-                )
-            except VersionConflict:
-                if conditional or attempt == _TRIES - 1:
-                    raise
-            else:
-                break
-        await notify(stored)
-        return json_response(stored.model_dump(), headers=_etag(stored))
+        draft = await read_document(request, RuleChange)
+        content = rule_of(draft, id=rule_id)
+        affordable(content, draft)
 
-    @routes.delete("/{rule_id:rule_id}", status_code=204, dependencies=[NO_QUERY])
+        async def make(known: Rule) -> Rule:
+            return next_version(known, content, created_at=known.created_at)
+
+        rule, is_change = await changed(
+            request, read=lambda: store.rule(rule_id), make=make, save=store.save_rule, version=draft.version
+        )
+        return await answer(rule, is_change=is_change)
+
+    @routes.delete("/{rule_id:rule_id}", status_code=204, dependencies=[NO_QUERY], description=_ON_CONDITION)
     async def delete_rule(request: Request, rule_id: RuleId) -> Response:
         known = await store.rule(rule_id)
-        _check_match(request, known)
+        check_match(request, known)
         await store.delete_rule(rule_id)
-        await notify(known)
+        await announce(bus, known)
         return Response(status_code=204)
+
+    @routes.get("/{rule_id:rule_id}/versions", response_model=RuleList)
+    async def list_rule_versions(rule_id: RuleId, page: Annotated[Page, FromQuery()]) -> Response:
+        """Newest first; a deleted rule's too."""
+        versions = await store.rule_versions(rule_id, limit=page.limit, offset=page.offset)
+        newest = versions[:1] if versions and not page.offset else await store.rule_versions(rule_id, limit=1)
+        items = [rule.model_dump() for rule in versions]
+        return json_response({"items": items, "total": newest[0].version})
+
+    @routes.get("/{rule_id:rule_id}/versions/{version}", response_model=Rule, dependencies=[NO_QUERY])
+    async def read_rule_version(rule_id: RuleId, version: Version) -> Response:
+        return json_response((await store.rule(rule_id, version)).model_dump())
+
+    @routes.post(
+        "/{rule_id:rule_id}/rollback",
+        response_model=Rule,
+        openapi_extra=described(Rollback),
+        dependencies=[NO_QUERY],
+        description=f"The content of an older version becomes the newest version. {_ON_CONDITION}",
+    )
+    async def roll_rule_back(request: Request, rule_id: RuleId) -> Response:
+        wanted = await read_document(request, Rollback)
+
+        async def make(known: Rule) -> Rule:
+            old = await store.rule(rule_id, wanted.version)
+            affordable(old)
+            return next_version(known, old)
+
+        rule, is_change = await changed(request, read=lambda: store.rule(rule_id), make=make, save=store.save_rule)
+        return await answer(rule, is_change=is_change)
+
+    async def switch(request: Request, rule_id: str, *, enabled: bool) -> Response:
+        async def make(known: Rule) -> Rule | None:
+            if known.enabled == enabled:
+                return None
+            if enabled:
+                affordable(known)
+            return next_version(known, known, enabled=enabled)
+
+        rule, is_change = await changed(request, read=lambda: store.rule(rule_id), make=make, save=store.save_rule)
+        return await answer(rule, is_change=is_change)
+
+    switching: dict[str, Any] = {
+        "response_model": Rule,
+        "dependencies": [NO_QUERY],
+        "description": f"A new version only if it was not so before. {_ON_CONDITION}",
+    }
+
+    @routes.post("/{rule_id:rule_id}/enable", **switching)
+    async def enable_rule(request: Request, rule_id: RuleId) -> Response:
+        return await switch(request, rule_id, enabled=True)
+
+    @routes.post("/{rule_id:rule_id}/disable", **switching)
+    async def disable_rule(request: Request, rule_id: RuleId) -> Response:
+        return await switch(request, rule_id, enabled=False)
 
     return routes
 
 
-def _rule(draft: RuleDraft, **fields: Any) -> Rule:
+def rule_of(draft: RuleDraft, **fields: Any) -> Rule:
     return Rule(**{name: getattr(draft, name) for name in RuleDraft.model_fields}, **fields)
 
 
-def _new_id(name: str) -> str:
-    """A slug of the name, so that logs and alerts can be read, and a suffix, so that it is new."""
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
-    return f"{slug or 'rule'}-{secrets.token_hex(4)}"
-
-
-def _etag(rule: Rule) -> dict[str, str]:
-    return {"ETag": f'"{rule.version}"'}
-
-
-def _check_match(request: Request, known: Rule) -> None:
-    wanted = request.headers.get("if-match")
-    if wanted is None or wanted.strip() == "*":
-        return
-    if f'"{known.version}"' not in {tag.strip() for tag in wanted.split(",")}:
-        raise HTTPException(HTTPStatus.PRECONDITION_FAILED, f"version {known.version} is stored")
-
-
-def _body(model: type[RuleDraft]) -> dict[str, Any]:
-    """The body's schema, with what only code knows added: the metrics' names and what counts as text."""
-    extra = described(model)
-    schema = extra["requestBody"]["content"]["application/json"]["schema"]
-    schema["properties"]["conditions"]["items"]["properties"]["metric"]["enum"] = list(CATALOGUE)
-    for name in ("name", "description"):
-        schema["properties"][name]["format"] = "plain-text"
-    return extra
+def affordable(rule: Rule, draft: RuleDraft | None = None) -> Cost:
+    """What the rule costs; `Invalid` if that is more than a rule may, at the field in which its author wrote it."""
+    spec = rule.spec()
+    estimate = cost(spec.when, spec.gate, spec.rearm)
+    if estimate.scan_us > MAX_COST_US:
+        is_text = draft is not None and "conditions" not in draft.model_fields_set
+        raise Invalid(
+            "body.when" if is_text else "body.conditions" if draft else "rule",
+            f"asks too much: a scan of 10,000 symbols would take {estimate.scan_us:,.0f} microseconds for this rule "
+            f"alone, and {MAX_COST_US:,.0f} are allowed",
+        )
+    return estimate

@@ -1,0 +1,102 @@
+"""One tape, four ways: live, replayed, backtested and as a dry run, rules give the same alerts with the same values."""
+
+import asyncio
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tapewatch.backtest import backtest, dry_run
+from tapewatch.clock import SystemClock
+from tapewatch.documents import Alert, load_rule_file, ruleset
+from tapewatch.eligibility import load_profile
+from tapewatch.engine.columns import MINUTE_NS
+from tapewatch.engine.rules import Match
+from tapewatch.feeds.replay import ReplayFeed
+from tapewatch.nyse import day_of
+from tapewatch.replay import scan_tape
+
+pytestmark = pytest.mark.anyio
+_PATIENCE_S = 240.0
+"""At full speed, and on a machine that does other things, the scanner needs a while for a morning."""
+
+RULES = """
+rule above-vwap "Back above VWAP, in a candle's span"
+  when price crosses_above vwap_session and relative_volume_5m > 1
+  cooldown 5m
+rule weak "Weak for a while, then a new high of the candle before"
+  when rsi_14_5m < 50 for 30s then price > high_5m[1] within 20m
+rule extreme "New extremes of the day"
+  when new_high_day or new_low_day
+  gate volume_day >= 20k
+  fire once per bar 15m
+rule range "Out of the opening range"
+  when price crosses_above opening_range_high_15m or price crosses_below opening_range_low_15m
+  fire once per session
+  severity warning
+rule run "Running, armed again when it rests"
+  when abs(change_pct_1m) > 0.15
+  rearm when abs(change_pct_1m) < 0.02
+rule steady "Three scans in a row on rising candles"
+  when change_pct_5m > 0.2 and consecutive_candles_1m >= 2 3 times in a row
+  cooldown 60s
+rule plain "Two comparisons, as most rules are"
+  when change_pct_15m > 0.3 and price between 5 and 1000
+"""
+
+
+def told(alerts: Iterable[Alert]) -> list[tuple[Any, ...]]:
+    """What may not differ, in the order of ids; unknown equals unknown."""
+    rows = [
+        (
+            alert.alert_id,
+            alert.rule_id,
+            alert.symbol,
+            alert.fired_at_ns,
+            alert.price,
+            alert.session,
+            tuple((name, None if math.isnan(value) else value) for name, value in sorted(alert.values.items())),
+            tuple((name, None if math.isnan(age) else age) for name, age in sorted(alert.ages_s.items())),
+        )
+        for alert in alerts
+    ]
+    return sorted(rows)
+
+
+@pytest.mark.market_data
+async def test_live_replay_backtest_and_dry_run_give_the_same_alerts(
+    market_data: Path, tmp_path: Path, running: Any, stored: Any
+) -> None:
+    table = pq.read_table(market_data / "trades" / "trades_20131007.parquet")
+    ts_ns = table.column("ts_ns").to_numpy()
+    open_ns = day_of("2013-10-07")[1]
+    # From before the open until five-minute candles have made an RSI and it has moved.
+    morning = (ts_ns >= open_ns - 15 * MINUTE_NS) & (ts_ns < open_ns + 135 * MINUTE_NS)
+    path = tmp_path / "morning.parquet"
+    pq.write_table(table.filter(morning), path)
+    rules, _ = load_rule_file(RULES, where="test.rules")
+    profile = load_profile("alpaca")
+
+    replayed = scan_tape([path], profile=profile, rules=rules)
+    expected = told(Alert.of(match) for match in replayed.matches)
+    fired = {match.rule.id for match in replayed.matches}
+    assert fired == {rule.id for rule in rules}
+
+    backtested: list[Match] = []
+    backtest(ruleset(1, rules), [path], profile=profile, on_matches=backtested.extend)
+    assert told(Alert.of(match) for match in backtested) == expected
+
+    tried = dry_run(rules, [path], profile=profile, most_examples=100_000)
+    assert told(alert for rule in tried.rules for alert in rule.examples) == expected
+
+    async with running(ReplayFeed([path], clock=SystemClock(), speed=np.inf), before=rules) as up:
+        async with asyncio.timeout(_PATIENCE_S):
+            while up.embedded.scanners[0].watermark_ns < ts_ns[morning].max():  # noqa: ASYNC110  # it tells nobody
+                await asyncio.sleep(0.05)
+        await up.played()
+    _, live = await stored(())
+    assert told(live) == expected
