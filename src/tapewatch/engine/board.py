@@ -170,7 +170,8 @@ class Board(Quantities):
         """Seconds since the newest trade, quote, closed candle or morning that the metric of these symbols is made of;
         NaN where that cannot be told.
         """
-        metric, state = self._catalogue[split_back(name)[0]], self._state
+        base, back = split_back(name)
+        metric, state = self._catalogue[base], self._state
         since_ns = state.price_ts[symbols]
         if metric.freshness == "clock":
             since_ns = np.full(len(symbols), self.now_ns)
@@ -180,7 +181,7 @@ class Board(Quantities):
             since_ns = np.maximum(state.halts.halted_ns[symbols], state.halts.resumed_ns[symbols])
         elif metric.freshness == "day":
             since_ns = np.full(len(symbols), self.day_start_ns)
-        elif metric.freshness == "candle":
+        elif metric.freshness == "candle" or (back and metric.candles):
             length = metric.minutes or 1
             closed = self.day_minute + (self._bars.open_minute - self.day_minute) // length * length
             since_ns = np.full(len(symbols), closed * MINUTE_NS)
