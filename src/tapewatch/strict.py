@@ -7,7 +7,6 @@ text belongs. What is wrong is `Invalid`, whose place is the way to the field.
 import json
 import math
 import unicodedata
-from collections.abc import Iterable
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -18,6 +17,8 @@ from tapewatch.errors import Invalid
 
 TAG = "~"
 """Begins the name of an alternative, which is no part of the way to a field."""
+MOST_KEYS = 1_000
+"""Of one object: no document has so many, and naming each as unknown would take a second."""
 
 
 def _plain_text(value: str) -> str:
@@ -53,8 +54,10 @@ def _refuse_constant(name: str) -> float:
     raise Invalid("", f"{name} is not a number that JSON knows")
 
 
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     seen: dict[str, Any] = {}
+    if len(pairs) > MOST_KEYS:
+        raise Invalid("", f"an object has more than {MOST_KEYS:,} keys")
     for key, value in pairs:
         if key in seen:
             raise Invalid("", f"the key {key!r} appears twice in one object")
