@@ -3,7 +3,7 @@
 # set-up are in .ci/setup; here is what depends on what, so that nothing is done twice.
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup web browser test lint bench clean FORCE
+.PHONY: help run setup web browser servers test lint bench clean FORCE
 
 PORT ?= 8000
 ARGS ?=
@@ -22,7 +22,7 @@ setup: .venv/.installed-dev ## make .venv with the package and the tools for tes
 
 web: $(PAGE) ## build the page into the package
 
-test: .venv/.installed-dev web browser ## run every test: the page's own, then pytest
+test: .venv/.installed-dev web browser servers ## run every test: the page's own, then pytest
 	@.ci/setup say "checking the page"; failed=0; \
 	(cd web && npm --silent run check && npm --silent test) </dev/null || failed=1; \
 	if [ $$failed = 1 ]; then .ci/setup say "the checks of the page FAILED; pytest runs all the same"; fi; \
@@ -40,6 +40,9 @@ bench: .venv/.installed ## measure the project's figures
 clean: ## remove what the other targets made; data/ stays
 	rm -rf .venv web/node_modules src/tapewatch/serve/ui .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
+
+servers:
+	@.ci/setup servers
 
 browser:
 	@$(if $(findstring not browser,$(ARGS)),,.ci/setup browser)

@@ -45,7 +45,9 @@ class Bus(Protocol):
     """
 
     async def publish(self, stream: str, entry: Entry) -> Position:
-        """Append and return where. When it returns, any reader can see the entry."""
+        """Append and return where. When it returns, any reader can see the entry. `LeaseLost` when a newer writer has
+        the stream, or the log lost what it had confirmed: start again with a greater epoch.
+        """
         ...
 
     def read(self, stream: str, after: Position | None = None) -> AsyncIterator[tuple[Position, Entry]]:
@@ -61,7 +63,9 @@ class Bus(Protocol):
         ...
 
     def listen(self, channel: str) -> AsyncIterator[bytes]:
-        """Notices from the moment of the call, until the caller stops iterating."""
+        """Notices from the moment of the call (of other processes: after one round trip), until the caller stops
+        iterating.
+        """
         ...
 
     async def close(self) -> None:

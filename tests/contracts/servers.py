@@ -1,0 +1,97 @@
+"""Real servers for tests: each listens on a free loopback port, keeps its files in a folder of the test, and is ended
+by its own process id.
+"""
+
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+START_S = 15.0
+
+
+class RedisProgram:
+    """`redis-server` with a password of its own and an append-only file, so that a killed one comes back as it was."""
+
+    def __init__(self, folder: Path, *, tls: tuple[Path, Path] | None = None) -> None:
+        """With `tls` (a certificate with its key, in one file, and that of its issuer) it speaks TLS only."""
+        program = shutil.which("redis-server")
+        if program is None:
+            pytest.fail("these tests start redis-server, which is not installed: apt-get install redis-server")
+        self._program = program
+        self._folder = folder
+        self._tls = tls
+        self._process: subprocess.Popen[bytes] | None = None
+        self.password = secrets.token_urlsafe(24)
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        return self.url_of(self.password)
+
+    def url_of(self, password: str, *, host: str = "127.0.0.1") -> str:
+        if self._tls is None:
+            return f"redis://:{password}@{host}:{self.port}/0"
+        return f"rediss://:{password}@{host}:{self.port}/0?ssl_ca_certs={self._tls[1]}"
+
+    def start(self) -> None:
+        ports = [f"port {self.port}"]
+        if self._tls is not None:
+            identity, issuer = self._tls
+            ports = ["port 0", f"tls-port {self.port}", f"tls-cert-file {identity}", f"tls-key-file {identity}"]
+            ports += [f"tls-ca-cert-file {issuer}", "tls-auth-clients no"]
+        settings = [*ports, "bind 127.0.0.1", f"dir {self._folder}", 'save ""', "appendonly yes"]
+        # The password stands in a file, because a command line can be read by everybody.
+        configuration = self._folder / "redis.conf"
+        configuration.write_text("\n".join([*settings, f"requirepass {self.password}", ""]))
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen([self._program, str(configuration)], stdout=log, stderr=log)
+        self._wait_until_it_answers()
+
+    def kill(self) -> None:
+        """SIGKILL: nothing is tidied up."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def empty(self) -> None:
+        with Redis.from_url(self.url) as client:
+            client.flushall()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def _wait_until_it_answers(self) -> None:
+        until_s = time.monotonic() + START_S
+        while True:
+            try:
+                with Redis.from_url(self.url) as client:
+                    client.ping()
+            except RedisError as error:
+                if time.monotonic() > until_s or (self._process is not None and self._process.poll() is not None):
+                    log = (self._folder / "log").read_text(errors="replace")[-2_000:]
+                    pytest.fail(f"redis-server does not answer ({error}); it said: {log}")
+                time.sleep(0.01)
+            else:
+                return
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
