@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tapewatch.adapters.memory import MemoryBus
+from tapewatch.adapters.memory import MemoryBus, MemoryHotState
 from tapewatch.adapters.sql import SqlStore
+from tapewatch.contracts.samples import make_alert
 from tapewatch.documents import Alert, Rule
 from tapewatch.serve.api.explain import AlertExplanation, ExplanationBody, NearMissList
 from tapewatch.serve.explanations import Explanations
@@ -237,3 +238,16 @@ async def test_alert_of_a_deleted_rule_is_explained_and_one_that_never_fired_is_
     await store.delete_rule(rule.id)
     assert found(await api.get(f"/api/v1/alerts/{make_alert(1).alert_id}/explanation"))["when"] == rule.when
     assert (await api.get(f"/api/v1/alerts/{make_alert(2).alert_id}/explanation")).status_code == 404
+
+
+async def test_alert_that_is_on_its_way_to_the_store_is_waited_for(
+    api: httpx.AsyncClient, store: SqlStore, hot: MemoryHotState
+) -> None:
+    alert = make_alert(77, rule_id="late", rule_version=1)
+    await store.save_rule(Rule(id="late", name="Late", when="price > 1"))
+    await hot.claim(f"alert:{alert.alert_id}", "alerts:0", ttl_s=60)
+    asked = asyncio.ensure_future(api.get(f"/api/v1/alerts/{alert.alert_id}/explanation"))
+    await asyncio.sleep(0.05)
+    assert not asked.done()
+    await store.save_alerts([alert], reader="alerts:0")
+    assert (await asked).status_code == 200
