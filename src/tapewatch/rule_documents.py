@@ -12,7 +12,8 @@ from tapewatch.engine.columns import SECOND_NS
 from tapewatch.engine.rules import checked
 from tapewatch.engine.rules import text as texts
 from tapewatch.engine.rules.tree import Condition as ConditionTree
-from tapewatch.engine.rules.tree import Fire, InWatchlist, Ruleset, RuleSpec, Severity, walk
+from tapewatch.engine.rules.tree import Fire, Ruleset, RuleSpec, Severity
+from tapewatch.engine.rules.tree import watchlists as named_watchlists
 from tapewatch.errors import Invalid
 from tapewatch.rule_forms import Condition, ConditionForm, check_depth, forms_of
 from tapewatch.strict import Document, Identifier, Symbol, Text, load_json, parse_document, parse_form, refuse_field
@@ -180,14 +181,7 @@ class Watchlist(WatchlistDraft):
 def ruleset(number: int, rules: Iterable[Rule], watchlists: Iterable[Watchlist] = ()) -> Ruleset:
     """The enabled rules as the engine takes them, with those of the lists that they name."""
     specs = tuple(rule.spec() for rule in rules if rule.enabled)
-    named = {
-        node.watchlist
-        for spec in specs
-        for condition in (spec.when, spec.gate, spec.rearm)
-        if condition is not None
-        for node in walk(condition)
-        if isinstance(node, InWatchlist)
-    }
+    named = {name for spec in specs for name in named_watchlists(*spec.conditions)}
     lists = {watchlist.id: frozenset(watchlist.symbols) for watchlist in watchlists if watchlist.id in named}
     return Ruleset(number=number, rules=specs, watchlists=lists)
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from tapewatch.documents import Rule, RuleDraft, Watchlist, WatchlistDraft, load_rule_file, rfc3339
-from tapewatch.engine.rules.cost import MAX_COST_US, cost
+from tapewatch.engine.rules.cost import cost
 from tapewatch.errors import ConfigError, Invalid, NotFound, TapewatchError, Unavailable, VersionConflict
 from tapewatch.ports import Clock, Store
 
@@ -91,10 +91,8 @@ def read_rule_book(paths: Sequence[Path]) -> RuleBook:
 
 def _check_cost(rule: Rule, path: Path) -> None:
     spec = rule.spec()
-    scan_us = cost(spec.when, spec.gate, spec.rearm).scan_us
-    if scan_us > MAX_COST_US:
-        why = f"asks too much: it costs {scan_us:,.0f} us a scan, and {MAX_COST_US:,.0f} are allowed"
-        raise Invalid(f"{path}: rule {rule.id}", why)
+    if refusal := cost(spec.when, spec.gate, spec.rearm).refusal:
+        raise Invalid(f"{path}: rule {rule.id}", refusal)
 
 
 def changes(wanted: RuleBook, found: RuleBook) -> list[Change]:

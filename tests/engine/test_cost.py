@@ -3,8 +3,9 @@
 import pytest
 
 from tapewatch.contracts.samples import make_rule_of_every_node
-from tapewatch.engine.rules.cost import MAX_COST_US, Cost, cost, watchlists
+from tapewatch.engine.rules.cost import MAX_COST_US, Cost, cost
 from tapewatch.engine.rules.text import parse_condition
+from tapewatch.engine.rules.tree import watchlists
 
 
 def cost_of(when: str, gate: str = "", rearm: str = "") -> Cost:

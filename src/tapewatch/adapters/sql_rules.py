@@ -24,7 +24,7 @@ from tapewatch.adapters.sql_tables import (
 )
 from tapewatch.documents import DAY_S, Rule, Watchlist, parse_document
 from tapewatch.engine.columns import SECOND_NS
-from tapewatch.engine.rules.cost import watchlists as named_watchlists
+from tapewatch.engine.rules.tree import watchlists as named_watchlists
 from tapewatch.errors import NotFound, VersionConflict
 from tapewatch.ports import AUDIT_DAYS, AuditAction, AuditEntry, AuditKind, AuditQuery, Snapshot
 
@@ -231,8 +231,7 @@ async def _head(connection: AsyncConnection, what: Versioned[V], wanted_id: str)
 
 
 def _named_by(rule: Rule) -> list[str]:
-    spec = rule.spec()
-    return sorted(named_watchlists(spec.when, spec.gate, spec.rearm))
+    return sorted(named_watchlists(*rule.spec().conditions))
 
 
 async def _name_watchlists(connection: AsyncConnection, rule_id: str, named: list[str]) -> None:

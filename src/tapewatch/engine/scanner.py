@@ -24,7 +24,7 @@ from tapewatch.engine.quantities import split_back
 from tapewatch.engine.rules import Match, Plan, Ruleset
 from tapewatch.engine.state import SymbolState
 from tapewatch.engine.symbols import Index
-from tapewatch.engine.usual import QUARTER_NS, QUARTERS, UsualVolume
+from tapewatch.engine.usual import UsualVolume
 
 _LONGEST_WINDOW_NS = 62 * MINUTE_NS
 _LONG_WINDOW_NS = 242 * MINUTE_NS
@@ -93,7 +93,7 @@ class Scanner:
         self._longest_ns = 0
         """After so long without a change somebody has looked when all windows, and the memory of rules, had run out."""
         self._began_ns = self._day_start_ns = self._next_day_ns = 0
-        self._next_scan_ns = self._next_board_ns = self._next_sample_ns = self._next_quarter_ns = NEVER_NS
+        self._next_scan_ns = self._next_board_ns = self._next_sample_ns = NEVER_NS
         self._dirty = False
         self._last_change_ns = 0
         """Event time up to which something happened from which metrics still move for as long as windows reach."""
@@ -249,23 +249,12 @@ class Scanner:
 
     def _begin_usual(self) -> None:
         """The running day's volumes are noted at each quarter hour from now on."""
-        self._next_quarter_ns = NEVER_NS
-        if self._state.usual is None:
-            return
-        self._state.usual.begin_day(self._day_start_ns)
-        since_ns = max(self.watermark_ns, self._began_ns, self._day_start_ns) - self._day_start_ns
-        self._next_quarter_ns = self._day_start_ns + (since_ns // QUARTER_NS + 1) * QUARTER_NS
+        if self._state.usual is not None:
+            self._state.usual.begin_day(self._day_start_ns, since_ns=max(self.watermark_ns, self._began_ns))
 
-    def _mark_usual(self) -> None:
-        """A quarter hour is over; after the day's last one there is none until the next day."""
-        usual, now_ns = self._state.usual, self._next_quarter_ns
-        if usual is None:
-            return
-        last_ns = self._day_start_ns + QUARTERS * QUARTER_NS
-        if now_ns <= last_ns:
-            sessions = self._state.sessions.volume
-            usual.mark(now_ns, sessions[Session.PRE] + sessions[Session.REGULAR] + sessions[Session.POST])
-        self._next_quarter_ns = now_ns + QUARTER_NS if now_ns < last_ns else NEVER_NS
+    @property
+    def _next_quarter_ns(self) -> int:
+        return NEVER_NS if self._state.usual is None else self._state.usual.next_mark_ns
 
     def _end_usual(self) -> None:
         """The day is over: count it in, with what is known of it."""
@@ -304,8 +293,8 @@ class Scanner:
                 self._next_board_ns += self.board_interval_ns
                 if self._next_scan_ns == NEVER_NS:  # nobody else looks
                     self._looked(now)
-            if now == self._next_quarter_ns:
-                self._mark_usual()
+            if self._state.usual is not None and now == self._next_quarter_ns:
+                self._state.usual.mark(now, self.board.day("volume"))
             if now == self._next_day_ns:
                 self._roll_day()
             if not self._dirty and self._quiet(self._next_event_ns):

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tapewatch.engine.bars import NEVER_NS
 from tapewatch.engine.columns import F64, I32, I64, MINUTE_NS, Bool
 from tapewatch.engine.symbols import Index
 
@@ -101,6 +102,8 @@ class UsualVolume:
         self._day = _Curve(0, QUARTERS, capacity)
         self._regular = _Curve(OPEN_QUARTER, CLOSE_QUARTER, capacity)
         self._start_ns: int | None = None
+        self.next_mark_ns = NEVER_NS
+        """The quarter hour at which the volumes are wanted next."""
         self._today: F32 = np.full((QUARTERS, capacity), np.nan, np.float32)
         self._marked = np.zeros(QUARTERS, np.bool_)
 
@@ -115,9 +118,13 @@ class UsualVolume:
 
     # -- the running day ----------------------------------------------------------------------------------------------
 
-    def begin_day(self, start_ns: int) -> None:
-        """04:00 of a trading day. A day that was not ended is forgotten."""
+    def begin_day(self, start_ns: int, *, since_ns: int = 0) -> None:
+        """04:00 of a trading day, of which marks can be made from `since_ns` on. A day that was not ended is
+        forgotten.
+        """
         self._start_ns = start_ns
+        quarter = max(since_ns - start_ns, 0) // QUARTER_NS + 1
+        self.next_mark_ns = start_ns + quarter * QUARTER_NS if quarter <= QUARTERS else NEVER_NS
         self._today.fill(np.nan)
         self._marked.fill(False)
 
@@ -130,6 +137,7 @@ class UsualVolume:
             raise ValueError(f"{now_ns} is not a quarter hour of the day that began at {self._start_ns}")
         self._today[quarter - 1] = volume
         self._marked[quarter - 1] = True
+        self.next_mark_ns = now_ns + QUARTER_NS if quarter < QUARTERS else NEVER_NS
 
     def end_day(self, *, full: bool, gaps: Iterable[tuple[int, int]] = (), halted: Bool | None = None) -> None:
         """Count the day in, as far as it counts. `full` says that it was not cut short; `gaps` are stretches

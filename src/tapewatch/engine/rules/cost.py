@@ -86,11 +86,15 @@ class Cost:
     """One core, each scan."""
     memory_bytes: int
 
-
-def watchlists(*conditions: Condition | None) -> tuple[str, ...]:
-    """Each list that they name once, in the order in which they are named."""
-    named = (node for condition in conditions if condition is not None for node in walk(condition))
-    return tuple(dict.fromkeys(node.watchlist for node in named if isinstance(node, InWatchlist)))
+    @property
+    def refusal(self) -> str:
+        """Why no rule may cost so much; empty for one that may."""
+        if self.scan_us <= MAX_COST_US:
+            return ""
+        return (
+            f"asks too much: it costs {self.scan_us:,.0f} microseconds a scan of 10,000 symbols, "
+            f"and {MAX_COST_US:,.0f} are allowed"
+        )
 
 
 def cost(when: Condition, gate: Condition | None = None, rearm: Condition | None = None) -> Cost:

@@ -337,9 +337,7 @@ class _Rule:
         self.fired: dict[int, int] = {}
         """With a cooldown: symbol -> event time of its last match."""
         self.leaves: tuple[Leaf, ...] | None = leaves_of(spec.when)
-        self.conditions: tuple[Condition, ...] = tuple(
-            condition for condition in (spec.when, spec.gate, spec.rearm) if condition is not None
-        )
+        self.conditions = spec.conditions
         self.restless = spec.fire.mode == "level"
         """May change its mind although nothing that it reads has changed."""
         if self.leaves is not None and len(self.conditions) == 1:  # nearly all rules: no need to walk the tree

@@ -128,10 +128,6 @@ def format_duration(duration_ns: int) -> str:
 # -- values -----------------------------------------------------------------------------------------------------------
 
 
-def format_value(value: Value) -> str:
-    return _value(value, _SUM)
-
-
 def _value(value: Value, level: int) -> str:
     """At least as tight as `level`."""
     match value:

@@ -244,6 +244,12 @@ def operands(*nodes: Node | None) -> tuple[Operand, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def watchlists(*conditions: Condition | None) -> tuple[str, ...]:
+    """Each list that they name once, in the order in which they are named."""
+    named = (node for condition in conditions if condition is not None for node in walk(condition))
+    return tuple(dict.fromkeys(node.watchlist for node in named if isinstance(node, InWatchlist)))
+
+
 # -- rules ------------------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +284,11 @@ class RuleSpec:
     cooldown_ns: int = 0
     severity: Severity = "info"
     tags: tuple[str, ...] = ()
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Those that it has of `when`, `gate` and `rearm`."""
+        return tuple(condition for condition in (self.when, self.gate, self.rearm) if condition is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,9 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from tapewatch.documents import DAY_S
+from tapewatch.documents import DAY_S, Alert
 from tapewatch.engine.columns import SECOND_NS
-from tapewatch.errors import Invalid
+from tapewatch.errors import Invalid, NotFound
 from tapewatch.ports import AlertQuery
 from tapewatch.serve.api import API
 from tapewatch.serve.api.query import IDENTIFIER, NO_QUERY, SYMBOL, AnyId, Limit, Query
@@ -27,6 +27,7 @@ _TIME = re.compile(
 _CURSOR = re.compile(r"([0-9]{1,19}):([A-Za-z0-9][A-Za-z0-9_.\-]{0,63})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_NS = 2**63 - 1
+_LOOKS, _LOOK_AGAIN_S = 20, 0.1
 
 Instant = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
 
@@ -87,9 +88,22 @@ def router(services: Services) -> APIRouter:
 
     @routes.get("/{alert_id}", response_model=AlertBody, dependencies=[NO_QUERY])
     async def read_alert(alert_id: AnyId) -> Response:
-        return json_response((await services.store.alert(alert_id)).as_json())
+        return json_response((await stored_alert(services, alert_id)).as_json())
 
     return routes
+
+
+async def stored_alert(services: Services, alert_id: str) -> Alert:
+    """The alert; one that a screen shows already may be on its way to the store for a moment."""
+    for _ in range(_LOOKS):
+        try:
+            return await services.store.alert(alert_id)
+        except NotFound:
+            (claimed,) = await services.hot.get([f"alert:{alert_id}"])
+            if claimed is None:
+                raise
+            await services.clock.sleep(_LOOK_AGAIN_S)
+    return await services.store.alert(alert_id)
 
 
 def write_cursor(fired_at_ns: int, alert_id: str) -> str:

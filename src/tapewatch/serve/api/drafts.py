@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from tapewatch.documents import ConditionForm, Rule
-from tapewatch.engine.rules.cost import MAX_COST_US, Cost, watchlists
+from tapewatch.engine.rules.cost import MAX_COST_US, Cost
+from tapewatch.engine.rules.tree import watchlists
 from tapewatch.errors import NotFound, Unavailable
 from tapewatch.ports import Store
 from tapewatch.serve.api import API
@@ -152,7 +153,7 @@ async def _warnings(store: Store, rule: Rule) -> list[str]:
     spec, found = rule.spec(), []
     if spec.fire.mode == "level" and not spec.cooldown_ns:
         found.append("it fires at every scan while it is true: give it a cooldown")
-    for name in watchlists(spec.when, spec.gate, spec.rearm):
+    for name in watchlists(*spec.conditions):
         try:
             await store.watchlist(name)
         except NotFound:

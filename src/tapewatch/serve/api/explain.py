@@ -6,18 +6,14 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from tapewatch.documents import Alert
 from tapewatch.engine.rules.explain import Verdict
-from tapewatch.errors import NotFound
 from tapewatch.explanations import operand_json
 from tapewatch.serve.api import API
-from tapewatch.serve.api.alerts import AlertBody
+from tapewatch.serve.api.alerts import AlertBody, stored_alert
 from tapewatch.serve.api.query import NO_QUERY, SYMBOL, AnyId, Limit, RuleId
 from tapewatch.serve.api.query import Query as Parameters
 from tapewatch.serve.problems import PROBLEMS, json_response
 from tapewatch.serve.services import Services
-
-_LOOKS, _LOOK_AGAIN_S = 20, 0.1
 
 
 class ExplainQuery(Parameters):
@@ -114,7 +110,7 @@ def router(services: Services) -> APIRouter:
     @routes.get("/alerts/{alert_id}/explanation", response_model=AlertExplanation, dependencies=[NO_QUERY])
     async def explain_alert(alert_id: AnyId) -> Response:
         """Why an alert fired: the rule's text in the version that fired, and each operand as it was then."""
-        alert = await _stored(services, alert_id)
+        alert = await stored_alert(services, alert_id)
         rule = await services.store.rule(alert.rule_id, alert.rule_version)
         operands: list[dict[str, Any]] = [
             operand_json(name, value, alert.ages_s.get(name, float("nan"))) for name, value in alert.values.items()
@@ -123,16 +119,3 @@ def router(services: Services) -> APIRouter:
         return json_response(answer)
 
     return routes
-
-
-async def _stored(services: Services, alert_id: str) -> Alert:
-    """The alert; one that a screen shows already may be on its way to the store for a moment."""
-    for _ in range(_LOOKS):
-        try:
-            return await services.store.alert(alert_id)
-        except NotFound:
-            (claimed,) = await services.hot.get([f"alert:{alert_id}"])
-            if claimed is None:
-                break
-            await services.clock.sleep(_LOOK_AGAIN_S)
-    return await services.store.alert(alert_id)

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJson
 from pydantic.json_schema import SkipJsonSchema
 
 from tapewatch.documents import Document, Identifier, Rule, RuleDraft, Text, rfc3339
-from tapewatch.engine.rules.cost import MAX_COST_US, Cost, cost
+from tapewatch.engine.rules.cost import Cost, cost
 from tapewatch.errors import Invalid
 from tapewatch.serve.api import API
 from tapewatch.serve.api.query import IDENTIFIER, NO_QUERY, Page, RuleId, Version
@@ -231,11 +231,7 @@ def affordable(rule: Rule, draft: RuleDraft | None = None) -> Cost:
     """What the rule costs; `Invalid` if that is more than a rule may, at the field in which its author wrote it."""
     spec = rule.spec()
     estimate = cost(spec.when, spec.gate, spec.rearm)
-    if estimate.scan_us > MAX_COST_US:
+    if estimate.refusal:
         is_text = draft is not None and "conditions" not in draft.model_fields_set
-        raise Invalid(
-            "body.when" if is_text else "body.conditions" if draft else "rule",
-            f"asks too much: a scan of 10,000 symbols would take {estimate.scan_us:,.0f} microseconds for this rule "
-            f"alone, and {MAX_COST_US:,.0f} are allowed",
-        )
+        raise Invalid("body.when" if is_text else "body.conditions" if draft else "rule", estimate.refusal)
     return estimate
