@@ -3,7 +3,7 @@
 # set-up are in .ci/setup; here is what depends on what, so that nothing is done twice.
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup web browser servers test lint bench clean FORCE
+.PHONY: help run setup web browser servers services test lint bench clean FORCE
 
 PORT ?= 8000
 ARGS ?=
@@ -34,14 +34,17 @@ lint: .venv/.installed-dev ## check style, format, types and import directions
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
+services: .venv/.installed ## start Redis and TimescaleDB for development; .ci/services says how to go on
+	@.ci/services up
+
 bench: .venv/.installed ## measure the project's figures
 	@.venv/bin/tapewatch bench $(ARGS)
 
-clean: ## remove what the other targets made; data/ stays
+clean: ## remove what the other targets made; data/ and .services/ stay
 	rm -rf .venv web/node_modules src/tapewatch/serve/ui .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
-servers:
+servers: .venv/.installed
 	@.ci/setup servers
 
 browser:

@@ -18,7 +18,7 @@ from tapewatch.documents import load_rule_file
 
 ROOT = Path(__file__).parent.parent
 MADE = {"data", "dist", "src/tapewatch/serve/ui"}
-MADE_NAMES = re.compile(r"\.git|\.venv|node_modules|__pycache__|\.hypothesis|\..*_cache|.*\.egg-info")
+MADE_NAMES = re.compile(r"\.git|\.venv|\.services|node_modules|__pycache__|\.hypothesis|\..*_cache|.*\.egg-info")
 MADE_SUFFIXES = {".db", ".png", ".parquet", ".whl", ".zst", ".ico", ".woff2"}
 
 
@@ -168,6 +168,6 @@ def test_version_is_one() -> None:
     assert project["version"] in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("script", [".ci/run", ".ci/setup"])
+@pytest.mark.parametrize("script", [".ci/run", ".ci/setup", ".ci/services", ".ci/unpack-timescaledb"])
 def test_script_may_be_run(script: str) -> None:
     assert (ROOT / script).stat().st_mode & 0o100

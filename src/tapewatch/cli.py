@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tomllib
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
@@ -13,7 +14,8 @@ from tapewatch import __version__
 from tapewatch.commands import reference, rules
 from tapewatch.commands.backtest import backtest
 from tapewatch.commands.terminal import DataDir, JsonFlag, errors, progress, read, run
-from tapewatch.config import UpConfig, default_data_dir, scan_interval_ns, symbols_of
+from tapewatch.commands.verify import verify
+from tapewatch.config import PARTITIONS, RunConfig, UpConfig, default_data_dir, scan_interval_ns, shard_of, symbols_of
 from tapewatch.errors import ConfigError, Invalid, TapewatchError
 
 app = typer.Typer(
@@ -27,6 +29,7 @@ db_app = typer.Typer(help="The store's life.", no_args_is_help=True)
 app.add_typer(db_app, name="db")
 app.add_typer(rules.app, name="rules")
 app.command("backtest")(backtest)
+app.command("verify")(verify)
 app.add_typer(reference.app, name="reference")
 
 _LONGEST_LINE = 600
@@ -140,7 +143,7 @@ def up(
         speed=speed,
         log_json=log_json,
     )
-    from tapewatch.app import run_up
+    from tapewatch.app.embedded import run_up
     from tapewatch.telemetry import configure_logging
 
     configure_logging(json=config.log_json)
@@ -149,6 +152,129 @@ def up(
         print(f"tapewatch is up: {url}  (Ctrl+C stops it)", flush=True)
 
     run(run_up(config, on_ready=ready))
+
+
+def _settings(context: typer.Context, path: Path | None) -> Path | None:
+    """Options from a TOML file, such as ``bus = "redis://…"``; the command line and the environment go before it."""
+    if path is None:
+        return None
+    try:
+        settings = tomllib.loads(read(path).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config: {path} is not TOML: {error}") from None
+    known = {parameter.name: parameter for parameter in context.command.params}
+    options: dict[str, Any] = {}
+    for name, value in settings.items():
+        option = name.replace("-", "_")
+        if option not in known or option in {"roles", "config"}:
+            raise ConfigError(f"--config: {path} has a setting {name!r}, which is no option of {context.command_path}")
+        if not isinstance(value, (str, int, float, bool, list)):
+            raise ConfigError(f"--config: {name} in {path} is neither text, a number, true or false, nor a list")
+        options[option] = value
+    context.default_map = {**(context.default_map or {}), **options}
+    return path
+
+
+@app.command("run")
+def run_role(
+    roles: Annotated[
+        list[str], typer.Argument(help="ingest, bars, indicators, scanner, alerts, toplists, gateway, api.")
+    ],
+    bus: Annotated[str, typer.Option(envvar="TAPEWATCH_BUS", help="Redis: redis://user:password@host:6379/0")] = "",
+    store: Annotated[
+        str, typer.Option(envvar="TAPEWATCH_STORE", help="TimescaleDB: postgresql://user:password@host/database")
+    ] = "",
+    replica: Annotated[
+        str | None, typer.Option(envvar="TAPEWATCH_STORE_REPLICA", help="A replica of the store, to read from.")
+    ] = None,
+    partitions: Annotated[
+        int, typer.Option(envvar="TAPEWATCH_PARTITIONS", help="Of the tape; fixed for the life of an installation.")
+    ] = PARTITIONS,
+    shard: Annotated[
+        str | None, typer.Option(envvar="TAPEWATCH_SHARD", help="A fixed share such as 2/8, instead of sharing out.")
+    ] = None,
+    probe_port: Annotated[
+        int | None, typer.Option(envvar="TAPEWATCH_PROBE_PORT", help="Where /health, /ready and /metrics are served.")
+    ] = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(envvar="TAPEWATCH_JOURNAL", help="Folder of ingest's journal; else in the data folder."),
+    ] = None,
+    feed: Annotated[
+        str, typer.Option(envvar="TAPEWATCH_FEED", help="synthetic, replay, alpaca, massive or databento.")
+    ] = "synthetic",
+    feed_url: Annotated[str | None, typer.Option(help="Another address of the feed, as of a replay server.")] = None,
+    plan: Annotated[str | None, typer.Option(help="Alpaca: sip, iex, delayed, ...; Databento: the dataset.")] = None,
+    watch: Annotated[str | None, typer.Option(help="Symbols of a live feed, such as AAPL,MSFT; else all.")] = None,
+    quotes: Annotated[bool, typer.Option("--quotes", help="Ask the live feed for quotes, too.")] = False,
+    fallback: Annotated[str | None, typer.Option(help="A second live feed for when the first fails.")] = None,
+    fallback_url: Annotated[str | None, typer.Option(help="Another address of the fallback.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Where splits, closes and back-fills come from: alpaca, massive or none.")
+    ] = None,
+    secrets: Annotated[Path | None, typer.Option(help="A file of keys (TOML), beside the environment.")] = None,
+    tape: Annotated[list[Path] | None, typer.Option(help="A tape file for --feed replay; may be repeated.")] = None,
+    host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar="TAPEWATCH_PORT", help="Port of gateway and api; 0 takes a free one.")
+    ] = 8000,
+    data_dir: DataDir = None,
+    eligibility: Annotated[
+        str | None,
+        typer.Option(envvar="TAPEWATCH_ELIGIBILITY", help="Which trades may set prices; else the feed's own profile."),
+    ] = None,
+    kept_trades: Annotated[int, typer.Option(help="Trades that can still be cancelled or corrected.")] = 500_000,
+    scan_interval: Annotated[
+        str, typer.Option(envvar="TAPEWATCH_SCAN_INTERVAL", help="How often rules are asked: 100ms to 60s.")
+    ] = "1s",
+    symbols: Annotated[int, typer.Option(help="Symbols of the synthetic market.")] = 10_000,
+    ticks_per_second: Annotated[float, typer.Option(help="Trades a second of the synthetic market.")] = 5_000.0,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic market.")] = 1,
+    speed: Annotated[float, typer.Option(help="How much faster than the clock the feed's time runs.")] = 1.0,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Logs as JSON lines.")] = False,
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", envvar="TAPEWATCH_CONFIG", callback=_settings, is_eager=True, help="Options as TOML."),
+    ] = None,
+) -> None:
+    """One role, or some, in a process of their own: many machines share Redis and TimescaleDB."""
+    del config_file  # its settings have become defaults of the others
+    config = RunConfig(
+        roles=tuple(dict.fromkeys(roles)),
+        bus=bus,
+        store=store,
+        replica=replica,
+        partitions=partitions,
+        shard=shard_of(shard),
+        probe_port=probe_port,
+        journal=journal,
+        feed=feed,
+        tapes=tuple(tape or ()),
+        host=host,
+        port=port,
+        data_dir=data_dir or default_data_dir(),
+        feed_url=feed_url,
+        plan=plan,
+        fallback=fallback,
+        fallback_url=fallback_url,
+        watch=symbols_of(watch),
+        quotes=quotes,
+        secrets=secrets,
+        reference=reference,
+        eligibility=eligibility,
+        kept_trades=kept_trades,
+        scan_interval_ns=scan_interval_ns(scan_interval),
+        symbols=symbols,
+        ticks_per_s=ticks_per_second,
+        seed=seed,
+        speed=speed,
+        log_json=log_json,
+    )
+    from tapewatch.app.distributed import run_roles
+    from tapewatch.telemetry import configure_logging
+
+    configure_logging(json=config.log_json)
+    run(run_roles(config, on_ready=lambda says: print(f"{says}  (Ctrl+C stops it)", flush=True)))
 
 
 @app.command()
@@ -282,7 +408,7 @@ def serve_feed(
 @db_app.command("upgrade")
 def db_upgrade(data_dir: DataDir = None) -> None:
     """Create the store, or bring it up to this release."""
-    from tapewatch.app import open_store
+    from tapewatch.app.opening import open_store
 
     folder = data_dir or default_data_dir()
 

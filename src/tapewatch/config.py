@@ -1,4 +1,4 @@
-"""Settings of `tapewatch up`, checked once, and how durations and paths are read."""
+"""Settings of `tapewatch up` and `tapewatch run`, checked once, and how durations and paths are read."""
 
 import os
 import re
@@ -14,6 +14,14 @@ _SYMBOL = re.compile(r"[A-Z][A-Z0-9.\-/]{0,15}")
 LIVE_FEEDS = ("alpaca", "massive", "databento")
 _REFERENCES = ("alpaca", "massive")
 FEEDS = ("synthetic", "replay", *LIVE_FEEDS)
+PARTITIONED = ("bars", "indicators", "scanner", "alerts")
+"""Roles whose members share the partitions."""
+SINGLE = ("ingest", "toplists")
+"""Roles of which one member works, and the others stand by."""
+ROLES = ("ingest", *PARTITIONED, "toplists", "gateway", "api")
+PARTITIONS = 16
+MOST_PARTITIONS = 1024
+_SHARD = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
 
 
 def duration_s(text: str, *, option: str) -> float:
@@ -120,6 +128,56 @@ class UpConfig:
         if self.reference is None:
             return self.feed if self.feed in _REFERENCES and self.feed_url is None else None
         return None if self.reference == "none" else self.reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig(UpConfig):
+    """Some roles in a process of their own, over a bus and a store that all share."""
+
+    roles: tuple[str, ...]
+    bus: str
+    store: str
+    replica: str | None = None
+    partitions: int = PARTITIONS
+    shard: tuple[int, int] | None = None
+    """Of (2, 8) the partitions 2, 10, 18, …; None: the members share them out by themselves."""
+    probe_port: int | None = None
+    journal: Path | None = None
+
+    def __post_init__(self) -> None:
+        UpConfig.__post_init__(self)  # a class with slots is made twice, and `super` would mean the first
+        for role in self.roles:
+            if role not in ROLES:
+                raise ConfigError(f"{role!r} is not a role; there are: {', '.join(ROLES)}")
+        if not self.roles:
+            raise ConfigError(f"name at least one role: {', '.join(ROLES)}")
+        if not self.bus:
+            raise ConfigError("--bus (or TAPEWATCH_BUS) is missing: the address of Redis, such as redis://host:6379/0")
+        if not self.store:
+            raise ConfigError(
+                "--store (or TAPEWATCH_STORE) is missing: the address of TimescaleDB, such as postgresql://user@host/db"
+            )
+        if not 1 <= self.partitions <= MOST_PARTITIONS:
+            raise ConfigError(f"--partitions: {self.partitions} is not between 1 and {MOST_PARTITIONS}")
+        if self.shard is not None and not set(self.roles) & set(PARTITIONED):
+            raise ConfigError(f"--shard goes with roles that share partitions: {', '.join(PARTITIONED)}")
+        if self.probe_port is not None and not 0 <= self.probe_port <= 65_535:
+            raise ConfigError(f"--probe-port: {self.probe_port} is not a port (0 to 65535)")
+
+    @property
+    def kept_trades_each(self) -> int:
+        """Of a partition."""
+        return max(1_000, self.kept_trades // self.partitions)
+
+
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """Such as ``2/8``: the third of eight."""
+    if text is None:
+        return None
+    match = _SHARD.fullmatch(text.strip())
+    if match is None or not int(match[1]) < int(match[2]):
+        raise ConfigError(f"--shard: {text!r} is not a share such as 0/8 to 7/8")
+    return int(match[1]), int(match[2])
 
 
 def symbols_of(text: str | None) -> tuple[str, ...]:

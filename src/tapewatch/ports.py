@@ -1,4 +1,4 @@
-"""The contracts between the product and the outside: Bus, HotState, Store, Feed, Reference, Clock.
+"""The contracts between the product and the outside: Bus, HotState, Store, Journal, Feed, Reference, Clock.
 
 Prose lives here only; adapters say nothing twice. `tapewatch.contracts` holds one suite per port, run over every
 adapter. All methods may raise `Unavailable` (wait, try again) unless said otherwise; no driver's exception passes.
@@ -42,11 +42,15 @@ class Bus(Protocol):
     Delivery: each reader sees every entry of its stream once, in the order of publication, from the position it
     names; readers do not share positions and do not slow the writer down. A stream keeps a bounded number of the
     newest entries; a reader that falls behind them gets `PositionLost`. One writer per stream.
+
+    What was confirmed is durable as far as the server is: where the server comes back without its newest entries, the
+    writer that lives puts them back, at their own positions, and readers find them there.
     """
 
     async def publish(self, stream: str, entry: Entry) -> Position:
-        """Append and return where. When it returns, any reader can see the entry. `LeaseLost` when a newer writer has
-        the stream, or the log lost what it had confirmed: start again with a greater epoch.
+        """Append and return where. When it returns, any reader can see the entry. Publishing the same entry again after
+        `Unavailable` never doubles it. `LeaseLost` when a newer writer has the stream, or the log lost more than this
+        writer can put back: take over again.
         """
         ...
 
@@ -54,8 +58,36 @@ class Bus(Protocol):
         """Entries after that position (None: everything retained), then live, until the caller stops iterating."""
         ...
 
+    async def publish_all(self, entries: Mapping[str, Entry]) -> dict[str, Position]:
+        """Append one entry to each of many streams, in as few round trips as there can be. As `publish` for each; after
+        an error some of them may have theirs, and publishing the same again gives each of them its entry once.
+        """
+        ...
+
+    async def take_over(self, stream: str) -> None:
+        """Write this stream from now on. The next `publish` fences whoever wrote it before, in this process or another:
+        what that one publishes later gets `LeaseLost`.
+        """
+        ...
+
     async def tail(self, stream: str) -> Position | None:
         """The newest entry's position; None when nothing was published."""
+        ...
+
+    async def newest(self, stream: str, limit: int) -> list[tuple[Position, Entry]]:
+        """The newest `limit` entries that are kept, oldest first."""
+        ...
+
+    async def reached(self, reader: str, positions: Mapping[str, Position]) -> None:
+        """Say up to where `reader` (such as ``bars``) has come in each of these streams. It moves nothing: it is what
+        `lag` is reckoned from, and a stream that drops entries which a reader has not reached says so in the log.
+        """
+        ...
+
+    async def lag(self, reader: str, streams: Sequence[str]) -> dict[str, int]:
+        """Entries that follow the position which `reader` said last, by stream; streams of which it said nothing are
+        left out.
+        """
         ...
 
     async def notify(self, channel: str, payload: bytes) -> None:
@@ -99,6 +131,12 @@ class HotState(Protocol):
         """
         ...
 
+    async def hold(self, keys: Sequence[str], token: str, *, ttl_s: float) -> list[bool]:
+        """`claim` with `renew` of many keys in one round trip: for each whether `token` holds it now. Asking again
+        after a reply that was lost does no harm.
+        """
+        ...
+
     async def release(self, key: str, token: str) -> None:
         """Give up a claim; nothing happens if somebody else holds it."""
         ...
@@ -139,6 +177,7 @@ class Snapshot(NamedTuple):
 AuditKind = Literal["rule", "watchlist"]
 AuditAction = Literal["create", "change", "delete"]
 AUDIT_DAYS = 90
+BAR_DAYS = ALERT_DAYS = 365
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,14 +211,45 @@ class AuditQuery(NamedTuple):
     limit: int = 100
 
 
+class Saved(NamedTuple):
+    """What a reader finds when it takes over."""
+
+    owner: int
+    """Its fencing token: greater than that of every owner before."""
+    position: Position | None
+    """Of the stream it reads, up to which its effects are in the store, or which `state` belongs to."""
+    state: bytes | None
+    """What it kept at `position`, if it keeps anything."""
+
+
 class Store(Protocol):
-    """What must survive. A write is durable when the call returns; effects and the reader's position go together."""
+    """What must survive. A write is durable when the call returns; effects and the reader's position go together.
+
+    A reader such as ``bars:3`` has one owner at a time. Writes that name an `owner` are refused with `LeaseLost`,
+    whole, once a later one has taken over; without (None) they are not checked.
+    """
+
+    async def take_over(self, reader: str) -> Saved:
+        """Become the reader's owner: from now on earlier owners cannot write as this reader."""
+        ...
+
+    async def save_state(self, reader: str, state: bytes, *, position: Position, owner: int | None = None) -> None:
+        """Keep this as the reader's state at that position, in place of what it kept before."""
+        ...
+
+    async def settle(self, name: str, value: str) -> str:
+        """Fix a figure for the life of the installation, such as the number of partitions: the first caller's value
+        stays, and everybody is given that one.
+        """
+        ...
 
     async def upgrade(self) -> None:
         """Create or upgrade the schema. `ConfigError` if the store is from a newer release."""
         ...
 
-    async def save_bars(self, bars: Bars, *, reader: str, position: Position | None = None) -> None:
+    async def save_bars(
+        self, bars: Bars, *, reader: str, position: Position | None = None, owner: int | None = None
+    ) -> None:
         """Insert or replace by (symbol, ts_ns); a lower revision never replaces a higher one. A bar without a close was
         withdrawn: it is kept, and not given back.
         """
@@ -192,13 +262,20 @@ class Store(Protocol):
         ...
 
     async def save_alerts(
-        self, alerts: Sequence[Alert], *, reader: str, position: Position | None = None
+        self, alerts: Sequence[Alert], *, reader: str, position: Position | None = None, owner: int | None = None
     ) -> list[Alert]:
         """Insert those whose id is new, and return just these, in order."""
         ...
 
     async def annotate_alerts(
-        self, symbol: str, *, since_ns: int, note: str, reader: str, position: Position | None = None
+        self,
+        symbol: str,
+        *,
+        since_ns: int,
+        note: str,
+        reader: str,
+        position: Position | None = None,
+        owner: int | None = None,
     ) -> list[Alert]:
         """Add the note (see `Alert.annotated`) to all alerts of the symbol fired at or after `since_ns`. Returns those
         that it changed, as they are now, oldest first.
@@ -261,8 +338,11 @@ class Store(Protocol):
 
     async def audit(self, query: AuditQuery) -> list[AuditEntry]: ...
 
-    async def expire(self, now_ns: int) -> int:
-        """Forget audit entries older than `AUDIT_DAYS`; says how many."""
+    async def expire(self, now_ns: int, *, tape_ns: int | None = None) -> int:
+        """Forget audit entries older than `AUDIT_DAYS`, and what `BAR_DAYS` and `ALERT_DAYS` before `tape_ns`, the
+        tape's own time, was a bar or an alert; None: keep all of these. Says how many audit entries went. The rest may
+        go later, in large pieces.
+        """
         ...
 
     async def save_securities(self, securities: Sequence[Security]) -> None:
@@ -302,6 +382,33 @@ class Store(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class Journal(Protocol):
+    """What ingest has put onto the tape, or was about to, on a disk of its own: after a crash it goes on from there.
+
+    Bounded: it keeps the newest entries. One survives the end of the process when `append` returns, and the end of the
+    machine within a tenth of a second after.
+    """
+
+    async def append(self, entry: Entry, *, rows: int) -> None:
+        """`rows`: of the feed up to and with this entry, since the feed's beginning."""
+        ...
+
+    def read(self) -> AsyncIterator[tuple[int, Entry]]:
+        """All that is kept, oldest first, as (rows, entry). A last entry that was cut off is none."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A feed that can go on where an earlier life of it ended, such as a file."""
+
+    def resume(self, rows: int) -> None:
+        """The next `batches` begin behind the first so many rows."""
+        ...
 
 
 class Feed(Protocol):

@@ -40,6 +40,9 @@ FEED_OVERFLOW_FRAMES_TOTAL = Counter(
 )
 HTTP_REQUESTS_TOTAL = Counter("http_requests_total", "Answered requests", ("method", "path", "status"))
 WEBSOCKET_CONNECTIONS = Gauge("websocket_connections", "Open WebSocket connections")
+WEBSOCKET_RESUMES_TOTAL = Counter(
+    "websocket_resumes_total", "Clients that came back, by where what they missed came from", ("recovered",)
+)
 
 
 def configure_logging(*, json: bool, level: int = logging.INFO) -> None:

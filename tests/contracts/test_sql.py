@@ -16,7 +16,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
-from tapewatch.adapters import migrations, sql
+from tapewatch.adapters import migrations, sqlite
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.adapters.sql_tables import bars_1m, metadata
 from tapewatch.contracts.samples import NOON_NS, bar_rows, make_alert, make_bars, make_rule, make_watchlist, soon
@@ -186,8 +186,22 @@ async def test_rules_of_before_rule_text_are_the_same_rules_and_can_be_changed(
     await store.close()
 
 
+async def test_readers_of_before_owners_keep_their_positions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_older_store(path, "0004", monkeypatch)
+    with closing(sqlite3.connect(path)) as old:
+        old.execute("INSERT INTO reader_positions VALUES ('bars:0', 3, 4)")
+        old.commit()
+    store = SqlStore(path)
+    await store.upgrade()
+    saved = await store.take_over("bars:0")
+    assert (saved.position, saved.state) == (Position(3, 4), None)
+    await store.save_bars(make_bars([("A", NOON_NS)]), reader="bars:0", position=Position(3, 5), owner=saved.owner)
+    assert await store.position("bars:0") == Position(3, 5)
+    await store.close()
+
+
 async def test_connections_are_durable_and_strict(store: SqlStore) -> None:
-    async with store._read() as connection:
+    async with store._database.read() as connection:
         pragmas = [
             (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
@@ -256,7 +270,7 @@ def test_location_that_cannot_be_a_store_is_refused(location: str) -> None:
 async def test_write_while_another_process_writes_is_unavailable_and_works_later(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "BUSY_S", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_S", 0.05)
     store = SqlStore(path)
     await store.upgrade()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:

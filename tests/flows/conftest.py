@@ -1,10 +1,10 @@
-"""The whole embedded system in the test's own loop: scripted feeds, a store in a temporary folder, a real port."""
+"""The whole system in the test's own loop, in one process and over real servers: scripted feeds, a real port."""
 
 import asyncio
 import json
 import shutil
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +13,17 @@ from typing import Any
 
 import httpx
 import pytest
+from postgres_server import PostgresProgram
+from servers import RedisProgram
 from websockets.asyncio.client import ClientConnection, connect
 
+from tapewatch.adapters.redis import RedisBus
+from tapewatch.adapters.redis_hot_state import RedisHotState
 from tapewatch.adapters.sql import SqlStore
-from tapewatch.app import Embedded
+from tapewatch.app.distributed import Distributed
+from tapewatch.app.embedded import Embedded
 from tapewatch.clock import SystemClock
-from tapewatch.config import UpConfig
+from tapewatch.config import ROLES, RunConfig, UpConfig
 from tapewatch.documents import Alert, Rule
 from tapewatch.eligibility import load_profile
 from tapewatch.engine.bars import BarBuilder
@@ -175,7 +180,7 @@ def bar_facts(bars: Bars) -> dict[tuple[str, int], tuple[float, ...]]:
 class Up:
     """A running system."""
 
-    embedded: Embedded
+    system: Embedded | Distributed
     store: Store
     address: str
     api: httpx.AsyncClient
@@ -183,22 +188,22 @@ class Up:
 
     async def played(self) -> None:
         """The feed has ended, and every role has handled what is there."""
-        await until(lambda: self.embedded.ingest.state in {"ended", "refused"})
-        await self.embedded.drain()
+        await until(lambda: self.system.ingest is not None and self.system.ingest.state in {"ended", "refused"})
+        await self.system.drain()
         newest = await self.tape(topic="board")
         if newest:
             board_ns = newest[-1].ts_ns
-            await until(lambda: self.embedded.toplists.ranked_ns == board_ns)
-            await until(lambda: (self.embedded.board.as_of() or (0, ""))[0] == board_ns)
+            await until(lambda: self.system.toplists is not None and self.system.toplists.ranked_ns == board_ns)
+            await until(lambda: (self.system.board.as_of() or (0, ""))[0] == board_ns)
 
     async def tape(self, partition: int = 0, *, topic: str = "ticks") -> list[Any]:
         """Everything that ingest wrote, or what another topic still holds."""
         stream = f"{topic}:{partition}"
-        end = await self.embedded.bus.tail(stream)
+        end = await self.system.bus.tail(stream)
         entries: list[Entry] = []
         if end is None:
             return entries
-        async for position, entry in self.embedded.bus.read(stream):
+        async for position, entry in self.system.bus.read(stream):
             entries.append(entry)
             if position == end:
                 break
@@ -220,12 +225,12 @@ class Up:
 
     async def save_rule(self, rule: dict[str, Any]) -> dict[str, Any]:
         """Create it, or replace it; returns when it is on the tape."""
-        number = self.embedded.scanners[0].ruleset.number
+        number = self.system.scanners[0].ruleset.number
         answer = await self.api.put(f"/api/v1/rules/{rule['id']}", json={k: v for k, v in rule.items() if k != "id"})
         if answer.status_code == 404:
             answer = await self.api.post("/api/v1/rules", json=rule)
         saved: dict[str, Any] = answer.raise_for_status().json()
-        await until(lambda: all(scanner.ruleset.number > number for scanner in self.embedded.scanners))
+        await until(lambda: all(scanner.ruleset.number > number for scanner in self.system.scanners))
         return saved
 
     @asynccontextmanager
@@ -239,24 +244,58 @@ class Up:
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Migrations take longer than most tests, so they run once."""
     path = tmp_path_factory.mktemp("store") / "tapewatch.db"
-
-    async def create() -> None:
-        store = SqlStore(path)
-        await store.upgrade()
-        await store.close()
-
-    asyncio.run(create())
+    asyncio.run(_upgrade(path))
     return path
 
 
-@pytest.fixture
-def database(empty_database: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(empty_database, tmp_path / "tapewatch.db"))
+async def _upgrade(address: str | Path) -> None:
+    store = SqlStore(address)
+    await store.upgrade()
+    await store.close()
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Servers"]:
+    """Redis and TimescaleDB, for all tests that ask for them."""
+    redis, postgres = RedisProgram(tmp_path_factory.mktemp("redis")), PostgresProgram()
+    redis.start()
+    template = asyncio.run(postgres.new_database())
+    asyncio.run(_upgrade(postgres.url_of(template)))
+    yield Servers(redis, postgres, template)
+    redis.kill()
+    postgres.remove()
+
+
+@dataclass(frozen=True)
+class Servers:
+    redis: RedisProgram
+    postgres: PostgresProgram
+    template: str
+    """A database with an empty store in it."""
+
+
+@pytest.fixture(params=["embedded", "distributed"])
+def mode(request: pytest.FixtureRequest) -> str:
+    """Everything over the adapters of one process, or over real servers."""
+    return str(request.param)
 
 
 @pytest.fixture
-def running(database: Path) -> Callable[..., Any]:
-    """Start the system over a feed; it stops as `tapewatch up` does when the block ends."""
+def address(mode: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str | Path]:
+    """Of a store of the test's own."""
+    if mode == "embedded":
+        yield Path(shutil.copy(request.getfixturevalue("empty_database"), tmp_path / "tapewatch.db"))
+        return
+    servers: Servers = request.getfixturevalue("servers")
+    servers.redis.empty()
+    name = asyncio.run(servers.postgres.new_database(template=servers.template))
+    yield servers.postgres.url_of(name)
+    asyncio.run(servers.postgres.drop_database(name))
+
+
+@pytest.fixture
+def running(address: str | Path, tmp_path: Path, mode: str, request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Start the system over a feed; it stops as `tapewatch up` and `tapewatch run` do when the block ends."""
 
     @asynccontextmanager
     async def start(
@@ -268,31 +307,52 @@ def running(database: Path) -> Callable[..., Any]:
         before: Iterable[Rule] = (),
     ) -> AsyncIterator[Up]:
         """`before`: rules that the store has when the system starts."""
-        store = SqlStore(database)
+        store = SqlStore(address)
         for rule in before:
             await store.save_rule(rule)
-        listener = socket.create_server(("127.0.0.1", 0))
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-        embedded = Embedded(
-            UpConfig(data_dir=database.parent),
-            store=wrap(store),
-            feed=feed,
-            clock=clock or SystemClock(),
-            partitions=partitions,
-        )
+        system: Embedded | Distributed
+        listening: list[str] = []
         stop, ready = asyncio.Event(), asyncio.Event()
-        task = asyncio.create_task(embedded.run(listener, stop=stop, on_ready=lambda _: ready.set()))
+
+        def on_ready(says: str) -> None:
+            listening.append(says.partition("http://")[2])
+            ready.set()
+
+        closing: list[Callable[[], Awaitable[None]]] = [store.close]
+        if mode == "embedded":
+            system = Embedded(
+                UpConfig(data_dir=tmp_path),
+                store=wrap(store),
+                feed=feed,
+                clock=clock or SystemClock(),
+                partitions=partitions,
+            )
+            listener = socket.create_server(("127.0.0.1", 0))
+            task = asyncio.create_task(system.run(listener, stop=stop, on_ready=on_ready))
+        else:
+            url = request.getfixturevalue("servers").redis.url
+            bus, hot = RedisBus(url), RedisHotState(url)
+            config = RunConfig(
+                roles=ROLES, bus=url, store=str(address), partitions=partitions, port=0, data_dir=tmp_path
+            )
+            system = Distributed(config, bus=bus, hot=hot, store=wrap(store), clock=clock or SystemClock(), feed=feed)
+            task = asyncio.create_task(system.run(stop=stop, on_ready=on_ready))
+            closing = [bus.close, hot.close, *closing]
         try:
             await asyncio.wait(
                 {task, asyncio.ensure_future(ready.wait())}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
             )
-            async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as api:
-                yield Up(embedded, store, address, api)
+            if task.done():
+                await task
+            await until(lambda: len(system.scanners) == partitions and system.ingest is not None)
+            async with httpx.AsyncClient(base_url=f"http://{listening[0]}", trust_env=False) as api:
+                yield Up(system, store, listening[0], api)
         finally:
             stop.set()
             async with asyncio.timeout(PATIENCE_S):
                 await task
-            await store.close()
+            for close in closing:
+                await close()
 
     return start
 
@@ -303,11 +363,11 @@ def market() -> Market:
 
 
 @pytest.fixture
-def stored(database: Path) -> Callable[..., Any]:
+def stored(address: str | Path) -> Callable[..., Any]:
     """What a stopped system left behind: bars of these symbols, and all alerts, oldest first."""
 
     async def read(symbols: Iterable[str]) -> tuple[dict[tuple[str, int], tuple[float, ...]], list[Alert]]:
-        store = SqlStore(database)
+        store = SqlStore(address)
         bars: dict[tuple[str, int], tuple[float, ...]] = {}
         for symbol in symbols:
             bars |= bar_facts(await store.bars(symbol))

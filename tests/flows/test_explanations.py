@@ -30,8 +30,8 @@ class Desk:
         """The next part of the script, until it has been scanned."""
         mark_ns = self._marks_ns.pop(0)
         self._steps.pop(0).set()
-        await self._eventually(lambda: all(s.watermark_ns >= mark_ns for s in self.up.embedded.scanners))
-        await self.up.embedded.drain()
+        await self._eventually(lambda: all(s.watermark_ns >= mark_ns for s in self.up.system.scanners))
+        await self.up.system.drain()
 
     async def explain(self, symbol: str, rule_id: str = "strong") -> Any:
         return await self.up.get(f"rules/{rule_id}/explain", symbol=symbol)

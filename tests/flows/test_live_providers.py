@@ -217,7 +217,7 @@ async def test_system_over_a_provider_says_how_it_is_and_runs_on_the_fallback(
             for name, server in (("alpaca", first), ("massive", second))
         ]
         async with running(FailoverFeed(feeds[0], feeds[1], HastyClock())) as up:
-            await eventually(lambda: up.embedded.ingest.rows > 100 and up.embedded.board.as_of() is not None)
+            await eventually(lambda: up.system.ingest.rows > 100 and up.system.board.as_of() is not None)
             status = await up.get("system/status")
             assert (status["state"], status["feed"]["gap"]) == ("running", None)
             assert [(c["name"], c["state"]) for c in status["feed"]["connections"]] == [
@@ -225,11 +225,11 @@ async def test_system_over_a_provider_says_how_it_is_and_runs_on_the_fallback(
                 ("massive", "waiting"),
             ]
             await first.__aexit__()
-            await eventually(lambda: up.embedded.ingest.gap is not None)
+            await eventually(lambda: up.system.ingest.gap is not None)
             status = await up.get("system/status")
             assert status["state"] == "lost"
             assert status["feed"]["gap"]["reason"] in {"network", "closed"}
-            await eventually(lambda: up.embedded.ingest.gap is None)
+            await eventually(lambda: up.system.ingest.gap is None)
             status = await up.get("system/status")
             assert status["state"] == "degraded"
             assert [(c["name"], c["role"], c["state"] == "running") for c in status["feed"]["connections"]] == [

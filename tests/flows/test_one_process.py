@@ -151,7 +151,7 @@ async def test_any_number_of_partitions_gives_the_same_bars_alerts_and_lists(
             gated.open.set()
             await up.played()
             tapes = [[b for b in await up.tape(p) if isinstance(b, Batch)] for p in range(partitions)]
-            assert sum(len(batch) for tape in tapes for batch in tape) == up.embedded.ingest.rows
+            assert sum(len(batch) for tape in tapes for batch in tape) == up.system.ingest.rows
             lists = {
                 toplist_id: (await up.get(f"toplists/system/{toplist_id}"))["rankings"]
                 for toplist_id in SYSTEM_TOPLISTS

@@ -69,7 +69,7 @@ async def test_store_away_for_a_while_loses_no_bar_and_no_alert(
     gate = asyncio.Event()
     before = errors("bars.store"), errors("alerts.store")
     async with running(scripted([gate, *market.afternoon()]), clock=HastyClock(), wrap=Outage) as up:
-        store: Outage = up.embedded.ingest._store
+        store: Outage = up.system.ingest._store
         await up.save_rule(ANY)
         store.away = True
         gate.set()
@@ -93,7 +93,7 @@ async def test_store_that_never_comes_back_does_not_hold_up_the_end(running: Any
     gate = asyncio.Event()
     async with running(scripted([gate, *market.afternoon()]), wrap=Outage) as up:
         await up.save_rule(ANY)
-        up.embedded.ingest._store.away = True
+        up.system.ingest._store.away = True
         gate.set()
         await up.played()
         started = asyncio.get_running_loop().time()
@@ -110,7 +110,7 @@ async def test_feed_that_is_lost_is_asked_again_in_growing_waits_and_nothing_is_
     before = FEED_LOSSES_TOTAL.labels(feed="scripted", reason="network")._value.get()
     async with running(FailoverFeed(scripted(script), None, clock), clock=clock) as up:
         await up.played()
-        assert up.embedded.ingest.state == "ended"
+        assert up.system.ingest.state == "ended"
         entries = await up.tape()
     bars, _ = await stored(market.symbols)
     assert bars == engine(entries).bars == engine(tape).bars

@@ -28,8 +28,8 @@ async def test_rule_created_edited_switched_off_and_deleted_while_the_tape_runs_
         async def play(part: int) -> None:
             watermark_ns = market.quiet(part * 10 + 10).marks_ns[-1]
             gates[part].set()
-            await eventually(lambda: up.embedded.ingest.watermark_ns >= watermark_ns)
-            await up.embedded.drain()
+            await eventually(lambda: up.system.ingest.watermark_ns >= watermark_ns)
+            await up.system.drain()
 
         await play(0)
         assert (await up.save_rule(ABOVE))["version"] == 1
@@ -41,7 +41,7 @@ async def test_rule_created_edited_switched_off_and_deleted_while_the_tape_runs_
         await play(3)
         assert (await up.save_rule(ABOVE))["version"] == 4
         assert (await up.api.delete("/api/v1/rules/above")).status_code == 204
-        await eventually(lambda: not up.embedded.scanners[0].ruleset.rules)
+        await eventually(lambda: not up.system.scanners[0].ruleset.rules)
         await play(4)
         tape = await up.tape()
 
@@ -73,5 +73,5 @@ async def test_restart_keeps_rules_and_history_and_the_same_tape_adds_nothing_tw
     async with running(scripted(market.afternoon())) as up:
         assert [rule["id"] for rule in (await up.get("rules"))["items"]] == ["above"]
         await up.played()
-        assert up.embedded.scanners[0].ruleset.number == 1
+        assert up.system.scanners[0].ruleset.number == 1
     assert await stored(market.symbols) == before

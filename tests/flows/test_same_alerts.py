@@ -95,7 +95,7 @@ async def test_live_replay_backtest_and_dry_run_give_the_same_alerts(
 
     async with running(ReplayFeed([path], clock=SystemClock(), speed=np.inf), before=rules) as up:
         async with asyncio.timeout(_PATIENCE_S):
-            while up.embedded.scanners[0].watermark_ns < ts_ns[morning].max():  # noqa: ASYNC110  # it tells nobody
+            while up.system.scanners[0].watermark_ns < ts_ns[morning].max():  # noqa: ASYNC110  # it tells nobody
                 await asyncio.sleep(0.05)
         await up.played()
     _, live = await stored(())

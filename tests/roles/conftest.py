@@ -59,19 +59,19 @@ class Sleepy:
 
 
 class Ledger:
-    """A store that remembers what was written with which position, and fails while it is `away`."""
+    """A store that remembers what was written, alerts with which position, and fails while it is `away`."""
 
     def __init__(self) -> None:
         self.away = False
         self.refused = 0
-        self.bars: list[tuple[Bars, Position | None]] = []
+        self.bars: list[Bars] = []
         self.alerts: list[tuple[list[Alert], Position | None]] = []
         self.ruleset = Snapshot(0, [], [])
         self.positions: list[Position | None] = []
 
-    async def save_bars(self, bars: Bars, *, reader: str, position: Position | None = None) -> None:  # noqa: ARG002
+    async def save_bars(self, bars: Bars, *, reader: str, owner: int | None = None) -> None:  # noqa: ARG002
         self._check()
-        self.bars.append((bars, position))
+        self.bars.append(bars)
 
     async def save_alerts(
         self,
@@ -79,6 +79,7 @@ class Ledger:
         *,
         reader: str,  # noqa: ARG002
         position: Position | None = None,
+        owner: int | None = None,  # noqa: ARG002
     ) -> list[Alert]:
         self._check()
         self.alerts.append((list(alerts), position))
@@ -93,6 +94,7 @@ class Ledger:
         note: str,
         reader: str,  # noqa: ARG002
         position: Position | None = None,
+        owner: int | None = None,  # noqa: ARG002
     ) -> list[Alert]:
         self._check()
         self.positions.append(position)

@@ -1,4 +1,4 @@
-"""bars: what is saved with which position, what waits while the store is away, and the live bars."""
+"""bars: what is saved, what waits while the store is away, and the live bars."""
 
 import asyncio
 import json
@@ -9,7 +9,6 @@ import pytest
 from tapewatch.adapters.memory import MemoryBus
 from tapewatch.engine.bars import BarBuilder
 from tapewatch.engine.columns import Bars
-from tapewatch.ports import Position
 from tapewatch.roles.bars import BarsRole
 from tapewatch.telemetry import ERRORS_TOTAL
 
@@ -26,20 +25,19 @@ def times(bars: Bars, open_ns: int) -> list[int]:
     return [(ts_ns - open_ns) // 60_000_000_000 for ts_ns in bars.ts_ns.tolist()]
 
 
-async def test_bars_are_saved_each_second_with_the_position_of_the_batch_that_closed_them(
+async def test_bars_are_saved_each_second(
     role: BarsRole, running: Any, bus: Any, ledger: Any, clock: Any, prints: Any, eventually: Any, read: Any
 ) -> None:
     async with running(role):
         await bus.publish("ticks:0", prints(1, "A"))
-        closing = await bus.publish("ticks:0", prints(70, "A", "B"))
+        await bus.publish("ticks:0", prints(70, "A", "B"))
         last = await bus.publish("ticks:0", prints(71, "A"))
         await eventually(lambda: role.position == last)
         assert ledger.bars == []
         await clock.wake()
         await eventually(lambda: len(ledger.bars) == 1)
         published = await read("bars.finalized:0")
-    ((saved, position),) = ledger.bars
-    assert position == closing == Position(7, 2)
+    (saved,) = ledger.bars
     assert [saved.symbols[i] for i in saved.symbol] == ["A"]
     assert len(published) == 1
 
@@ -51,8 +49,8 @@ async def test_bars_pending_at_the_end_are_saved(
         await bus.publish("ticks:0", prints(1, "A"))
         last = await bus.publish("ticks:0", prints(70, "A"))
         await eventually(lambda: role.position == last)
-    ((saved, position),) = ledger.bars
-    assert (len(saved), position) == (1, last)
+    (saved,) = ledger.bars
+    assert len(saved) == 1
 
 
 async def test_store_away_makes_the_role_stop_reading_at_its_bound_and_lose_nothing(
@@ -72,11 +70,8 @@ async def test_store_away_makes_the_role_stop_reading_at_its_bound_and_lose_noth
         ledger.away = False
         await clock.wake()
         await eventually(lambda: role.position == positions[-1])
-    minutes = [minute for saved, _ in ledger.bars for minute in times(saved, open_ns)]
+    minutes = [minute for saved in ledger.bars for minute in times(saved, open_ns)]
     assert minutes == [minute for minute in range(7) for _ in "AB"]
-    saved_to = [position for _, position in ledger.bars]
-    assert saved_to == sorted(saved_to)
-    assert saved_to[-1] == positions[-1]
 
 
 async def test_waits_for_the_store_grow_to_a_bound(

@@ -1,6 +1,7 @@
 """explain: each question is answered from what the last scan left, whatever is asked and whenever."""
 
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -38,9 +39,9 @@ def scanner() -> Scanner:
 @pytest.fixture
 async def ask(bus: MemoryBus, scanner: Scanner, running: Any, eventually: Any) -> AsyncIterator[Callable[..., Any]]:
     """A question, and the answer's bytes read back."""
-    async with running(ExplainRole(scanner=scanner, bus=bus)):
+    async with running(ExplainRole(scanners=partial(list, [scanner]), bus=bus)):
         answers = bus.listen(ANSWERS)
-        await eventually(lambda: bool(bus._listeners.get(QUESTIONS)))
+        await eventually(lambda: QUESTIONS in bus._listeners.channels)
 
         async def asked(rule_id: str, symbol: str | None = None, limit: int = 20) -> AnswerPart:
             question = Question(question_id=f"{rule_id} {symbol}", rule_id=rule_id, symbol=symbol, limit=limit)
@@ -179,9 +180,9 @@ async def test_bus_that_is_away_costs_one_answer(
     away: Any = AwayOnce()
     errors = ERRORS_TOTAL.labels(where="explain.answer")
     before = errors._value.get()
-    async with running(ExplainRole(scanner=scanner, bus=away)):
+    async with running(ExplainRole(scanners=partial(list, [scanner]), bus=away)):
         answers = bus.listen(ANSWERS)
-        await eventually(lambda: bool(bus._listeners.get(QUESTIONS)))
+        await eventually(lambda: QUESTIONS in bus._listeners.channels)
         for number in (1, 2):
             await bus.notify(QUESTIONS, msgspec.json.encode(Question(str(number), "above", "A", 0)))
         assert msgspec.json.decode(await anext(answers), type=AnswerPart).question_id == "2"

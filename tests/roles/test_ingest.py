@@ -13,10 +13,11 @@ from tapewatch.contracts.samples import make_rule, make_watchlist
 from tapewatch.engine.bars import BarBuilder
 from tapewatch.engine.columns import OPEN_END_NS, ROW_COLUMNS, SECOND_NS, Bars, Batch, Facts, Gap, make_batch, pulse
 from tapewatch.engine.rules import Ruleset
+from tapewatch.engine.symbols import partition_of
 from tapewatch.errors import FeedLost, FeedRefused, Unavailable
 from tapewatch.feeds.failover import FailoverFeed
 from tapewatch.ports import Snapshot
-from tapewatch.roles.ingest import Ingest, partition_of
+from tapewatch.roles.ingest import Ingest
 
 pytestmark = pytest.mark.anyio
 
@@ -160,7 +161,7 @@ async def test_batches_split_by_partition_add_up_to_the_whole_in_order(
         assert part.marks_row[0] == 0
         assert part.marks_row[1] == np.searchsorted(part.ts_ns, 101)
         assert part.marks_row[2] == len(part)
-        assert part.received_ns == 1_000_000
+        assert part.received_ns == 1_000_001  # behind the pulse that began the tape
         for row in range(len(part)):
             facts = {name: getattr(part, name)[row] for name in ROW_COLUMNS if name != "symbol"}
             seen[int(part.trade_id[row])] = facts | {"symbol": part.symbols[part.symbol[row]]}

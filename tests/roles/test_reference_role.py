@@ -17,9 +17,10 @@ from tapewatch.engine.calendar import TradingDays
 from tapewatch.engine.columns import LABELS, SECOND_NS, Batch, Facts, Kind
 from tapewatch.engine.daily import HISTORY_DAYS, DailyBars, make_daily_bars
 from tapewatch.engine.daily_metrics import MARKET
+from tapewatch.engine.symbols import partition_of
 from tapewatch.errors import FeedRefused, Invalid, NotFound, Unavailable
 from tapewatch.nyse import day_of, trading_days
-from tapewatch.roles.ingest import Ingest, partition_of
+from tapewatch.roles.ingest import Ingest
 from tapewatch.roles.reference import ReferenceRole, TradingDates, day_facts, load, previous_closes, refresh
 
 pytestmark = pytest.mark.anyio

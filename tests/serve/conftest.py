@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +270,7 @@ async def answering(bus: MemoryBus) -> AsyncIterator[Callable[..., Any]]:
                 marks_ns=[OPEN_NS, OPEN_NS + SECOND_NS],
             )
         )
-        answering.append(asyncio.create_task(ExplainRole(scanner=scanner, bus=bus).run()))
+        answering.append(asyncio.create_task(ExplainRole(scanners=partial(list, [scanner]), bus=bus).run()))
         await asyncio.sleep(0)
         return scanner
 

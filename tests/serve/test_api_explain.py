@@ -168,7 +168,7 @@ async def test_bus_that_closes_is_no_answer(
     await store.save_rule(rule)
     asked = asyncio.create_task(api.get(EXPLAIN, params={"symbol": "AAPL"}))
     async with asyncio.timeout(5):
-        while not bus._listeners:  # noqa: ASYNC110  # until the question is out
+        while not bus._listeners.channels:  # noqa: ASYNC110  # until the question is out
             await asyncio.sleep(0)
     await bus.close()
     assert (await asked).status_code == 503
@@ -203,7 +203,7 @@ async def test_nobody_listens_for_answers_any_more(
     await answering([rule], {"AAPL": 90.0})
     for _ in range(3):
         found(await api.get(EXPLAIN, params={"symbol": "AAPL"}))
-    assert "rules.explained" not in bus._listeners
+    assert "rules.explained" not in bus._listeners.channels
 
 
 async def test_alert_is_explained_with_the_text_of_the_version_that_fired(

@@ -20,8 +20,9 @@ from tapewatch.engine.scanner import Withdrawn
 from tapewatch.errors import Unavailable
 from tapewatch.ports import Alerts
 from tapewatch.roles.alerts import note_of
+from tapewatch.serve.alert_log import AlertLog
 from tapewatch.serve.api.alerts import parse_instant_ns
-from tapewatch.serve.client import MAX_SUBSCRIPTIONS, AlertLog, Client
+from tapewatch.serve.client import MAX_SUBSCRIPTIONS, Client
 from tapewatch.serve.gateway import Gateway
 from tapewatch.telemetry import ALERT_DELIVERY_LATENCY_SECONDS, ALERTS_DELIVERED_TOTAL, WEBSOCKET_CONNECTIONS
 
@@ -71,7 +72,11 @@ async def test_client_is_welcomed_and_gets_alerts_of_all_partitions_from_the_sta
 
 async def test_welcome_names_protocol_and_heartbeat(address: str) -> None:
     async with connect(f"ws://{address}/ws", proxy=None) as client:
-        assert await hear(client) == {"type": "welcome", "data": {"protocol": 1, "heartbeat_s": 20}}
+        welcome = await hear(client)
+    assert welcome == {
+        "type": "welcome",
+        "data": {"protocol": 1, "heartbeat_s": 20, "places": {"0": "0-0", "1": "0-0"}},
+    }
 
 
 async def test_alerts_from_before_the_start_are_not_sent(bus: MemoryBus, make_alert: MakeAlert) -> None:
@@ -109,7 +114,7 @@ async def test_alert_with_a_note_is_a_message_of_its_own_and_no_second_delivery(
         first, second = await hear(client), await hear(client)
         await settled(client)
     assert (first["type"], first["data"]["note"]) == ("alert", None)
-    assert second == {"type": "alert_note", "data": {**first["data"], "note": annotated.note}}
+    assert second == {"type": "alert_note", "at": "0:1-2.0", "data": {**first["data"], "note": annotated.note}}
     assert ALERTS_DELIVERED_TOTAL._value.get() == delivered_before + 1
 
 
@@ -169,7 +174,8 @@ WRONG: list[tuple[str, str]] = [
     ("bad_message", '{"type":"subscribe_toplist","toplist_id":1}'),
     ("bad_message", '{"type":"subscribe_toplist","toplist_id":"\\ud800"}'),
     ("bad_message", json.dumps({"type": "subscribe_toplist", "toplist_id": "x" * 60_000})),
-    ("unknown_type", '{"type":"resume"}'),
+    ("bad_message", '{"type":"resume"}'),
+    ("unknown_type", '{"type":"resumed"}'),
     ("unknown_type", '{"type":"\\ud800"}'),
     ("unknown_toplist", '{"type":"subscribe_toplist","toplist_id":"none"}'),
     ("unknown_toplist", '{"type":"subscribe_toplist","toplist_id":"gainers_1m","toplist_type":"user"}'),
@@ -308,6 +314,10 @@ async def test_bus_away_for_a_moment_loses_nothing_that_follows(bus: MemoryBus, 
             self.fail("tail")
             return await bus.tail(stream)
 
+        async def newest(self, stream: str, limit: int) -> Any:
+            self.fail("newest")
+            return await bus.newest(stream, limit)
+
         def read(self, stream: str, after: Any) -> Any:
             self.fail("read")
             return bus.read(stream, after)
@@ -336,7 +346,7 @@ async def test_bus_away_for_a_moment_loses_nothing_that_follows(bus: MemoryBus, 
     gateway._clients.add(client)
     running = asyncio.create_task(gateway.run())
     await asyncio.sleep(0.02)
-    assert away.failed == {"tail", "read", "listen"}
+    assert away.failed == {"tail", "newest", "read", "listen"}
     await bus.publish("alerts.filtered:0", Alerts((make_alert(1),)))
     await bus.notify("toplists.updated", update("gainers_1m"))
     await asyncio.sleep(0.02)
@@ -357,8 +367,8 @@ async def test_client_may_have_200_subscriptions() -> None:
 def test_protocol_page_shows_every_message_as_it_is(make_alert: MakeAlert) -> None:
     examples = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", PROTOCOL_PAGE.read_text(), re.DOTALL)]
     assert {example["type"] for example in examples} == {
-        *("welcome", "alert", "alert_note", "toplist_update", "pong", "error"),
-        *("subscribe_toplist", "unsubscribe_toplist", "subscribe_alerts", "unsubscribe_alerts", "ping"),
+        *("welcome", "alert", "alert_note", "toplist_update", "pong", "error", "resumed"),
+        *("subscribe_toplist", "unsubscribe_toplist", "subscribe_alerts", "unsubscribe_alerts", "ping", "resume"),
     }
     alert, note = (next(e["data"] for e in examples if e["type"] == kind) for kind in ("alert", "alert_note"))
     assert alert.keys() == make_alert(1).as_json().keys()

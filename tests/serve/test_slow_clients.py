@@ -17,8 +17,10 @@ from tapewatch.adapters.memory import MemoryBus
 from tapewatch.clock import SystemClock
 from tapewatch.documents import Alert
 from tapewatch.ports import Alerts
-from tapewatch.serve.client import MAX_REPLIES, AlertLog, Client
+from tapewatch.serve.alert_log import AlertLog, Outgoing, from_entry
+from tapewatch.serve.client import MAX_REPLIES, Client
 from tapewatch.serve.gateway import STALL_S, Gateway
+from tapewatch.serve.places import Place
 
 pytestmark = pytest.mark.anyio
 Dial = Callable[..., Any]
@@ -143,7 +145,7 @@ async def test_stalled_send_is_slow_even_when_nothing_else_waits(
     (state,) = gateway._clients
     number, waiting = 0, 0
     while waiting < 10:  # fill the buffers of socket and transport
-        if state.place == gateway._alerts.end:
+        if state.next == gateway._alerts.end:
             waiting = 0
             await bus.publish("alerts.filtered:0", Alerts((wide(make_alert, number),)))
             number += 1
@@ -233,11 +235,12 @@ async def test_client_that_reads_too_slowly_delays_a_burst_by_the_patience_at_mo
 
     reading = [asyncio.create_task(read(slow, each_s=0.02)), asyncio.create_task(read(fast, each_s=0))]
     burst = tuple(make_alert(n) for n in range(2_000))
+    frames = [from_entry(burst, partition=0, entry=Place(1, 1), nth=nth) for nth in range(len(burst))]
     started = time.perf_counter()
-    await gateway._deliver(burst[:1_000])
+    await gateway._deliver(frames[:1_000])
     assert time.perf_counter() - started < 0.3 + 0.5
     assert slow.ending.result().code == 4008
-    await gateway._deliver(burst[1_000:])
+    await gateway._deliver(frames[1_000:])
     await until(lambda: len(taken) == len(burst), within_s=2)
     assert taken == ids(burst)
     for task in reading:
@@ -248,7 +251,7 @@ async def test_log_drops_its_oldest_by_number_and_a_client_that_lacked_it_is_slo
     log = AlertLog(alerts=3)
     behind, level = Client(log), Client(log)
     for n in range(4):
-        log.append(f"alert{n}", 0)
+        log.append(Outgoing(f"alert{n}", 0))
         assert (level.take() or pytest.fail("nothing to take")).frame == f"alert{n}"
     behind.see_alerts()
     level.see_alerts()
@@ -261,10 +264,10 @@ async def test_log_drops_its_oldest_by_bytes() -> None:
     log = AlertLog(max_bytes=100)
     client = Client(log)
     for _ in range(4):
-        log.append("x" * 25, 0)
+        log.append(Outgoing("x" * 25, 0))
     client.see_alerts()
     assert not client.ending.done()
-    log.append("x", 0)
+    log.append(Outgoing("x", 0))
     client.see_alerts()
     assert client.ending.result().code == 4008
 
@@ -288,7 +291,7 @@ async def test_alerts_keep_their_order_and_of_toplists_the_newest_waits() -> Non
         client.offer_toplist("a", f"a{number}")
         client.offer_toplist("b", f"b{number}")
         client.offer_toplist("c", f"c{number}")
-        log.append(f"alert{number}", number)
+        log.append(Outgoing(f"alert{number}", number))
     client.reply("pong")
     taken = []
     while (outgoing := client.take()) is not None:

@@ -1,14 +1,12 @@
 """Bus and hot state inside one process: the default of `tapewatch up`, and what the tests use.
 
-Owns: the newest entries of each stream, the notices that listeners have not taken yet, and the facts that have not
-expired. It never writes to disk, never copies an entry (they are frozen) and never waits for a reader. Both classes
-belong to one event loop and are not thread-safe.
+Owns: the newest entries of each stream, and the facts that have not expired. It never writes to disk, never copies an
+entry (they are frozen) and never waits for a reader. Both classes belong to one event loop and are not thread-safe.
 
 What happens when something is full:
 
 - A stream drops its oldest entries; it is full by their number or by the bytes of their columns. A reader that needed
-  one gets `PositionLost` and rebuilds from the store.
-- A listener's queue drops its oldest notice, adds to `MemoryBus.notices_dropped` and logs a warning once.
+  one gets `PositionLost` and rebuilds from the store; one that said how far it came is counted in `trimmed_unread`.
 - The hot state refuses a new key with `Unavailable` until something expires. What it holds is never evicted,
   because a claim that vanished early could be granted twice.
 
@@ -20,15 +18,14 @@ import asyncio
 import logging
 import math
 import time
-import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from heapq import heappop, heappush
 
 import numpy as np
 
+from tapewatch.adapters.listeners import Listeners
 from tapewatch.errors import PositionLost, Unavailable
 from tapewatch.ports import Entry, Position, Ranked
 
@@ -39,6 +36,8 @@ ENTRIES_BY_TOPIC: Mapping[str, int] = {"board": 2, "bars.finalized": 512}
 """A board of ten thousand symbols is about 5 MB, and a minute's bars are 1 MB; nobody needs old ones."""
 NOTICES = 1_024
 KEYS = 1_000_000
+SEEN_S = 60.0
+"""A reader that has said nothing for so long is taken for gone."""
 TURN = 64
 """A reader that catches up lets the others run after this many entries."""
 
@@ -70,49 +69,90 @@ class _Bell:
 
 @dataclass(slots=True, kw_only=True)
 class _Stream:
-    """The retained entries; the first of them has the sequence `first`."""
+    """The retained entries. Inside they are numbered from 1 on, through all epochs; the first of them is `first`."""
 
     name: str
-    epoch: int
     capacity: int
     """Entries."""
     capacity_bytes: int
     closed: bool
+    epochs: list[tuple[int, int]]
+    """Each with the number of the entry before it, oldest first; those of which nothing is kept are left out."""
+    fresh: int | None = None
+    """The epoch that begins with the next entry."""
     entries: deque[Entry] = field(default_factory=deque)
     sizes: deque[int] = field(default_factory=deque)
     bytes: int = 0
     first: int = 1
     published: _Bell = field(default_factory=_Bell)
+    reached: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """How far each reader has come, and when it said so."""
+    overrun: set[str] = field(default_factory=set)
+    """Readers that entries were dropped before, and of which the log knows."""
 
     @property
     def next(self) -> int:
         return self.first + len(self.entries)
 
+    def position(self, number: int) -> Position:
+        epoch, before = next(pair for pair in reversed(self.epochs) if number > pair[1])
+        return Position(epoch, number - before)
+
+    def number(self, position: Position) -> int | None:
+        """None for an epoch that is not here (any more), or that ended before."""
+        end: int | None = None
+        for epoch, before in reversed(self.epochs):
+            if epoch == position.epoch:
+                number = before + position.sequence
+                return number if end is None or number <= end else None
+            end = before
+        return None
+
     def append(self, entry: Entry, size: int) -> Position:
-        position = Position(self.epoch, self.next)
+        if self.fresh is not None:
+            self.epochs.append((self.fresh, self.next - 1))
+            self.fresh = None
+        number = self.next
         self.entries.append(entry)
         self.sizes.append(size)
         self.bytes += size
+        self.published.ring()
+        return self.position(number)
+
+    def trim(self) -> int:
+        """Drop what there is no room for. Returns how many of these a reader was still to come to."""
+        unread = 0
         while len(self.entries) > 1 and (len(self.entries) > self.capacity or self.bytes > self.capacity_bytes):
             self.entries.popleft()
             self.bytes -= self.sizes.popleft()
+            unread += self._overrun(self.first)
             self.first += 1
-        self.published.ring()
-        return position
+        while len(self.epochs) > 1 and self.epochs[1][1] < self.first - 1:
+            del self.epochs[0]
+        return unread
+
+    def _overrun(self, number: int) -> bool:
+        """Whether somebody who was seen lately is still to come to that entry."""
+        behind = [reader for reader, (reached, _) in self.reached.items() if reached < number]
+        lately_s = time.monotonic() - SEEN_S
+        behind = [reader for reader in behind if self.reached[reader][1] >= lately_s]
+        for reader in behind:
+            if reader not in self.overrun:
+                self.overrun.add(reader)
+                log.error("%s drops entries that %s has not reached", self.name, reader)
+        return bool(behind)
 
 
 class _Reader:
     """Iterates over a stream. Not a generator, so that a cancelled `anext` keeps its place and may be asked again."""
 
-    __slots__ = ("_next", "_served", "_stream")
+    __slots__ = ("_next", "_served", "_stream", "_wanted")
 
     def __init__(self, stream: _Stream, after: Position | None) -> None:
         self._stream = stream
         self._served = 0
+        self._wanted = after
         self._next: int | None = None
-        if after is not None:
-            # Sequences start at 1, so a position of another life of the bus becomes 0, which is never retained.
-            self._next = after.sequence + 1 if after.epoch == stream.epoch else 0
 
     def __aiter__(self) -> "_Reader":
         return self
@@ -123,64 +163,35 @@ class _Reader:
         if self._served % TURN == 0:
             await asyncio.sleep(0)
         while not stream.closed:
-            if self._next is None:
-                self._next = stream.first
-            sequence = self._next
+            number = self._next if self._next is not None else self._begin()
             # A position beyond the tail is lost too: waiting for it would silently skip everything up to it.
-            if not stream.first <= sequence <= stream.next:
+            if not stream.first <= number <= stream.next:
                 raise PositionLost(
-                    f"{stream.name} holds {stream.first}..{stream.next - 1} of epoch {stream.epoch}; "
-                    f"the reader wanted {sequence}"
-                    if sequence
-                    else f"{stream.name} is in epoch {stream.epoch}; the reader's position is of another"
+                    f"{stream.name} holds {stream.first} to {stream.next - 1}, counted from its beginning; "
+                    f"the reader wanted {number}"
                 )
-            if sequence < stream.next:
-                self._next = sequence + 1
-                return Position(stream.epoch, sequence), stream.entries[sequence - stream.first]
+            self._next = number
+            if number < stream.next:
+                self._next = number + 1
+                return stream.position(number), stream.entries[number - stream.first]
             self._served = 0
             await stream.published.wait()
         raise StopAsyncIteration
 
-
-class _Listener:
-    """The newest notices of one channel, for one listener."""
-
-    __slots__ = ("__weakref__", "_arrived", "_channel", "_closed", "_dropped", "_notices")
-
-    def __init__(self, channel: str, capacity: int, *, closed: bool) -> None:
-        self._channel = channel
-        self._notices: deque[bytes] = deque(maxlen=capacity)
-        self._arrived = _Bell()
-        self._dropped = False
-        self._closed = closed
-
-    def offer(self, payload: bytes) -> int:
-        """Queue a notice; returns how many older ones had to go (0 or 1)."""
-        dropped = len(self._notices) == self._notices.maxlen
-        if dropped and not self._dropped:
-            self._dropped = True
-            log.warning("a listener of %s is slow; its oldest notices are dropped", self._channel)
-        self._notices.append(payload)
-        self._arrived.ring()
-        return int(dropped)
-
-    def close(self) -> None:
-        self._closed = True
-        self._arrived.ring()
-
-    def __aiter__(self) -> "_Listener":
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self._closed:
-            if self._notices:
-                return self._notices.popleft()
-            await self._arrived.wait()
-        raise StopAsyncIteration
+    def _begin(self) -> int:
+        if self._wanted is None:
+            return self._stream.first
+        number = self._stream.number(self._wanted)
+        if number is None:
+            epochs = ", ".join(str(epoch) for epoch, _ in self._stream.epochs)
+            raise PositionLost(f"{self._stream.name} is in epoch {epochs}; the reader wanted {self._wanted.epoch}")
+        return number + 1
 
 
 class MemoryBus:
-    """`Bus` in memory. `epoch` must rise from one life to the next if anybody keeps positions longer than the bus."""
+    """`Bus` in memory. `epoch` is that of streams which nobody took over; it must rise from one life to the next if
+    anybody keeps positions longer than the bus.
+    """
 
     def __init__(
         self,
@@ -193,43 +204,75 @@ class MemoryBus:
     ) -> None:
         if min(capacity, notices, *capacity_by_topic.values()) < 1:
             raise ValueError("a bus keeps at least one entry and one notice")
-        self.notices_dropped = 0
+        self.trimmed_unread = 0
+        """Entries that were dropped while a reader had not reached them."""
         self._epoch = epoch
         self._capacity = capacity
         self._capacity_bytes = capacity_bytes
         self._capacity_by_topic = dict(capacity_by_topic)
-        self._notices = notices
         self._closed = False
         self._streams: dict[str, _Stream] = {}
-        # Weak, because a listener leaves by dropping its iterator, and nothing else tells us.
-        self._listeners: dict[str, set[weakref.ref[_Listener]]] = {}
+        self._listeners = Listeners(notices)
+
+    @property
+    def notices_dropped(self) -> int:
+        return self._listeners.dropped
 
     async def publish(self, stream: str, entry: Entry) -> Position:
+        return (await self.publish_all({stream: entry}))[stream]
+
+    async def publish_all(self, entries: Mapping[str, Entry]) -> dict[str, Position]:
         # A turn of the loop comes first, so that a writer which never waits cannot outrun its readers, and so that a
         # cancelled publish has either not happened or returned.
         await asyncio.sleep(0)
         self._check_open()
-        return self._stream(stream).append(entry, _freeze(entry))
+        return {stream: self._append(stream, entry) for stream, entry in entries.items()}
 
     def read(self, stream: str, after: Position | None = None) -> AsyncIterator[tuple[Position, Entry]]:
         return _Reader(self._stream(stream), after)
 
+    async def take_over(self, stream: str) -> None:
+        self._check_open()
+        taken = self._stream(stream)
+        taken.fresh = max(time.time_ns() // 1_000_000, (taken.fresh or taken.epochs[-1][0]) + 1)
+
     async def tail(self, stream: str) -> Position | None:
         self._check_open()
         log_ = self._streams.get(stream)
-        return Position(self._epoch, log_.next - 1) if log_ is not None and log_.entries else None
+        return log_.position(log_.next - 1) if log_ is not None and log_.entries else None
+
+    async def newest(self, stream: str, limit: int) -> list[tuple[Position, Entry]]:
+        self._check_open()
+        log_ = self._streams.get(stream)
+        if log_ is None:
+            return []
+        numbers = range(max(log_.first, log_.next - limit), log_.next)
+        return [(log_.position(number), log_.entries[number - log_.first]) for number in numbers]
+
+    async def reached(self, reader: str, positions: Mapping[str, Position]) -> None:
+        self._check_open()
+        for stream, position in positions.items():
+            log_ = self._stream(stream)
+            number = log_.number(position)
+            log_.reached[reader] = (log_.first - 1 if number is None else number, time.monotonic())
+
+    async def lag(self, reader: str, streams: Sequence[str]) -> dict[str, int]:
+        self._check_open()
+        known = {stream: self._streams[stream] for stream in streams if stream in self._streams}
+        return {
+            stream: max(0, log_.next - 1 - log_.reached[reader][0])
+            for stream, log_ in known.items()
+            if reader in log_.reached
+        }
 
     async def notify(self, channel: str, payload: bytes) -> None:
         self._check_open()
-        for reference in tuple(self._listeners.get(channel, ())):
-            listener = reference()
-            if listener is not None:
-                self.notices_dropped += listener.offer(payload)
+        self._listeners.deliver(channel, payload)
 
     def listen(self, channel: str) -> AsyncIterator[bytes]:
-        listener = _Listener(channel, self._notices, closed=self._closed)
-        reference = weakref.ref(listener, partial(self._forget, channel))
-        self._listeners.setdefault(channel, set()).add(reference)
+        listener = self._listeners.listen(channel)
+        if self._closed:
+            listener.end()
         return listener
 
     async def close(self) -> None:
@@ -238,15 +281,17 @@ class MemoryBus:
             stream.closed = True
             stream.entries.clear()
             stream.published.ring()
-        for references in tuple(self._listeners.values()):
-            for reference in tuple(references):
-                listener = reference()
-                if listener is not None:
-                    listener.close()
+        self._listeners.end()
 
     def _check_open(self) -> None:
         if self._closed:
             raise Unavailable("the bus is closed")
+
+    def _append(self, name: str, entry: Entry) -> Position:
+        stream = self._stream(name)
+        position = stream.append(entry, _freeze(entry))
+        self.trimmed_unread += stream.trim()
+        return position
 
     def _stream(self, name: str) -> _Stream:
         stream = self._streams.get(name)
@@ -254,20 +299,13 @@ class MemoryBus:
             capacity = self._capacity_by_topic.get(name.partition(":")[0], self._capacity)
             stream = _Stream(
                 name=name,
-                epoch=self._epoch,
+                epochs=[(self._epoch, 0)],
                 capacity=capacity,
                 capacity_bytes=self._capacity_bytes,
                 closed=self._closed,
             )
             self._streams[name] = stream
         return stream
-
-    def _forget(self, channel: str, reference: "weakref.ref[_Listener]") -> None:
-        references = self._listeners.get(channel)
-        if references is not None:
-            references.discard(reference)
-            if not references:
-                del self._listeners[channel]
 
 
 def _freeze(entry: Entry) -> int:
@@ -326,6 +364,13 @@ class MemoryHotState:
             return False
         self._set({key: token.encode()}, now, _positive(ttl_s))
         return True
+
+    async def hold(self, keys: Sequence[str], token: str, *, ttl_s: float) -> list[bool]:
+        now = self._sweep()
+        value = token.encode()
+        held = [self._value(key, now) in (None, value) for key in keys]
+        self._set({key: value for key, mine in zip(keys, held, strict=True) if mine}, now, _positive(ttl_s))
+        return held
 
     async def release(self, key: str, token: str) -> None:
         now = self._sweep()

@@ -5,13 +5,14 @@ A server that is full refuses with `Unavailable`. It must not evict: a claim tha
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tapewatch.adapters.redis_server import CONNECT_TIMEOUT_S, TIMEOUT_S, RedisServer
 from tapewatch.ports import Ranked
 
 STEP = 1_000
 """Keys or members that one command carries, so that neither side is held up for long."""
-_RENEW = """
+RENEW = """
 local held = redis.call('GET', KEYS[1])
 if held and held ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
@@ -41,31 +42,34 @@ class RedisHotState:
         self._server = RedisServer(url, what="the hot state", connect_timeout_s=connect_timeout_s, timeout_s=timeout_s)
 
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
-        values: list[bytes | None] = []
-        async with self._server.speaking() as client:
-            for start in range(0, len(keys), STEP):
-                values += await client.mget(keys[start : start + STEP])
+        by_place: dict[int, list[int]] = {}
+        for index, key in enumerate(keys):
+            by_place.setdefault(self._server.place(key), []).append(index)
+        asked = [its[start : start + STEP] for its in by_place.values() for start in range(0, len(its), STEP)]
+        commands = [("MGET", *(keys[index] for index in its)) for its in asked]
+        values: list[bytes | None] = [None] * len(keys)
+        for its, found in zip(asked, await self._all_of(commands), strict=True):
+            for index, value in zip(its, found, strict=True):
+                values[index] = value
         return values
 
     async def put(self, values: Mapping[str, bytes], *, ttl_s: float) -> None:
         ttl_ms = _ms(ttl_s)
-        items = list(values.items())
-        async with self._server.speaking() as client:
-            for start in range(0, len(items), STEP):
-                async with client.pipeline(transaction=False) as pipeline:
-                    for key, value in items[start : start + STEP]:
-                        pipeline.set(key, value, px=ttl_ms)
-                    await pipeline.execute()
+        await self._all_of([("SET", key, value, "PX", ttl_ms) for key, value in values.items()])
 
     async def claim(self, key: str, token: str, *, ttl_s: float, renew: bool = False) -> bool:
         ttl_ms = _ms(ttl_s)
-        async with self._server.speaking() as client:
+        async with self._server.speaking(key) as client:
             if renew:
-                return bool(await client.eval(_RENEW, 1, key, token, ttl_ms))
+                return bool(await client.eval(RENEW, 1, key, token, ttl_ms))
             return bool(await client.set(key, token, nx=True, px=ttl_ms))
 
+    async def hold(self, keys: Sequence[str], token: str, *, ttl_s: float) -> list[bool]:
+        ttl_ms = _ms(ttl_s)
+        return [bool(held) for held in await self._server.each(RENEW, [(key, token, ttl_ms) for key in keys])]
+
     async def release(self, key: str, token: str) -> None:
-        async with self._server.speaking() as client:
+        async with self._server.speaking(key) as client:
             await client.eval(_RELEASE, 1, key, token)
 
     async def rank(self, key: str, ranking: Sequence[Ranked], *, ttl_s: float) -> None:
@@ -73,7 +77,7 @@ class RedisHotState:
         scores = list({ranked.member: float(ranked.score) for ranked in ranking}.items())
         if not all(math.isfinite(score) for _, score in scores):
             raise ValueError(f"a score of the ranking {key} is not finite")
-        async with self._server.speaking() as client, client.pipeline(transaction=True) as pipeline:
+        async with self._server.speaking(key) as client, client.pipeline(transaction=True) as pipeline:
             pipeline.delete(key)
             for start in range(0, len(scores), STEP):
                 pipeline.zadd(key, dict(scores[start : start + STEP]))
@@ -83,7 +87,7 @@ class RedisHotState:
     async def ranking(self, key: str, *, limit: int, offset: int = 0, descending: bool = True) -> list[Ranked]:
         if limit < 0 or offset < 0:
             raise ValueError("limit and offset cannot be negative")
-        async with self._server.speaking() as client:
+        async with self._server.speaking(key) as client:
             if not limit:
                 return []
             if not descending:
@@ -105,6 +109,15 @@ class RedisHotState:
 
     async def close(self) -> None:
         await self._server.close()
+
+    async def _all_of(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Commands that begin with their key."""
+        replies: list[Any] = []
+        async with self._server.speaking():  # a closed one says so, although there is nothing to ask
+            for start in range(0, len(commands), STEP):
+                part = commands[start : start + STEP]
+                replies += await self._server.all_of(part, [command[1] for command in part])
+        return replies
 
 
 def _ms(ttl_s: float) -> int:

@@ -1,21 +1,19 @@
 """Notices through Redis' PUBLISH and SUBSCRIBE: one connection for all channels that this process listens to.
 
-Owns the subscriptions and the notices that listeners have not taken yet. A listener's queue drops its oldest notice,
-adds to `dropped` and logs a warning once. When the connection breaks, listeners go on waiting; the subscriptions are
-made again, and what was said meanwhile is lost.
+Owns the subscriptions. When the connection breaks, listeners go on waiting; the subscriptions are made again, and what
+was said meanwhile is lost.
 """
 
 import asyncio
 import logging
 import random
-import weakref
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator
-from functools import partial
 
 from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError  # noqa: A004
 
+from tapewatch.adapters.listeners import Listeners
 from tapewatch.adapters.redis_server import RedisServer
 from tapewatch.errors import ConfigError, Unavailable
 
@@ -25,72 +23,29 @@ LONGEST_WAIT_S = 0.5
 log = logging.getLogger(__name__)
 
 
-class _Listener:
-    """The newest notices of one channel, for one listener. Not a generator: a cancelled `anext` may be asked again."""
-
-    __slots__ = ("__weakref__", "_arrived", "_channel", "_dropped", "_ended", "_notices", "_problem")
-
-    def __init__(self, channel: str, capacity: int) -> None:
-        self._channel = channel
-        self._notices: deque[bytes] = deque(maxlen=capacity)
-        self._arrived = asyncio.Event()
-        self._dropped = False
-        self._ended = False
-        self._problem: ConfigError | None = None
-
-    def offer(self, payload: bytes) -> int:
-        """Queue a notice; returns how many older ones had to go (0 or 1)."""
-        dropped = len(self._notices) == self._notices.maxlen
-        if dropped and not self._dropped:
-            self._dropped = True
-            log.warning("a listener of %s is slow; its oldest notices are dropped", self._channel)
-        self._notices.append(payload)
-        self._arrived.set()
-        return int(dropped)
-
-    def end(self, problem: ConfigError | None = None) -> None:
-        self._ended = True
-        self._problem = problem
-        self._arrived.set()
-
-    def __aiter__(self) -> "_Listener":
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self._ended:
-            if self._notices:
-                return self._notices.popleft()
-            self._arrived.clear()
-            await self._arrived.wait()
-        if self._problem is not None:
-            raise self._problem
-        raise StopAsyncIteration
-
-
 class RedisNotices:
     def __init__(self, server: RedisServer, *, capacity: int, silence_s: float) -> None:
         """After `silence_s` without a notice the server is asked whether it is still there."""
-        self.dropped = 0
         self._server = server
-        self._capacity = capacity
         self._silence_s = silence_s
         self._closed = False
-        # Weak, because a listener leaves by dropping its iterator, and nothing else tells us.
-        self._listeners: dict[str, set[weakref.ref[_Listener]]] = {}
         self._confirmed: set[str] = set()
         self._confirmations = asyncio.Condition()
         self._changed = asyncio.Event()
+        self._listeners = Listeners(capacity, left=self._changed.set)
         self._problem: ConfigError | None = None
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def dropped(self) -> int:
+        return self._listeners.dropped
+
     def listen(self, channel: str) -> AsyncIterator[bytes]:
         """Subscribing begins with the call; `settled` waits until it is done."""
-        listener = _Listener(channel, self._capacity)
+        listener = self._listeners.listen(channel)
         if self._closed:
             listener.end()
             return listener
-        reference = weakref.ref(listener, partial(self._forget, channel))
-        self._listeners.setdefault(channel, set()).add(reference)
         if channel not in self._confirmed:
             self._changed.set()
         if self._task is None or self._task.done():
@@ -100,12 +55,12 @@ class RedisNotices:
 
     async def settled(self) -> None:
         """Every channel that is listened to is subscribed. `Unavailable` if that takes too long."""
-        if self._confirmed.issuperset(self._listeners):
+        if self._confirmed.issuperset(self._listeners.channels):
             return
         try:
             async with asyncio.timeout(self._server.timeout_s), self._confirmations:
                 await self._confirmations.wait_for(
-                    lambda: self._closed or self._problem or self._confirmed.issuperset(self._listeners)
+                    lambda: self._closed or self._problem or self._confirmed.issuperset(self._listeners.channels)
                 )
         except TimeoutError:
             raise Unavailable(f"{self._server.name} does not confirm subscriptions") from None
@@ -114,7 +69,7 @@ class RedisNotices:
 
     async def close(self) -> None:
         self._closed = True
-        self._end_all(None)
+        self._listeners.end()
         self._changed.set()
         await self._confirm()
         if self._task is not None:
@@ -123,15 +78,14 @@ class RedisNotices:
 
     async def _run(self) -> None:
         wait_s = FIRST_WAIT_S
-        while self._listeners and not self._closed:
+        while self._listeners.channels and not self._closed:
             try:
                 async with self._server.speaking() as client, client.pubsub() as pubsub:
                     await self._serve(pubsub)
                 wait_s = FIRST_WAIT_S
             except ConfigError as error:
                 self._problem = error
-                self._end_all(error)
-                self._listeners.clear()
+                self._listeners.end(error)
             except Unavailable as error:
                 if self._confirmed:
                     wait_s = FIRST_WAIT_S
@@ -150,9 +104,9 @@ class RedisNotices:
         hearing: asyncio.Task[None] | None = None
         changing: asyncio.Task[bool] | None = None
         try:
-            while self._listeners and not self._closed:
+            while self._listeners.channels and not self._closed:
                 self._changed.clear()
-                wanted = set(self._listeners)
+                wanted = set(self._listeners.channels)
                 if gone := asked - wanted:
                     self._confirmed -= gone
                     await pubsub.unsubscribe(*gone)
@@ -184,7 +138,7 @@ class RedisNotices:
                 continue
             asked_whether_there = False
             if message["type"] == "message":
-                self._deliver(message["channel"].decode(), message["data"])
+                self._listeners.deliver(message["channel"].decode(), message["data"])
             elif message["type"] == "subscribe":
                 channel = message["channel"].decode()
                 outstanding[channel] -= 1
@@ -192,27 +146,6 @@ class RedisNotices:
                     self._confirmed.add(channel)
                     await self._confirm()
 
-    def _deliver(self, channel: str, payload: bytes) -> None:
-        for reference in tuple(self._listeners.get(channel, ())):
-            listener = reference()
-            if listener is not None:
-                self.dropped += listener.offer(payload)
-
     async def _confirm(self) -> None:
         async with self._confirmations:
             self._confirmations.notify_all()
-
-    def _end_all(self, problem: ConfigError | None) -> None:
-        for references in tuple(self._listeners.values()):
-            for reference in tuple(references):
-                listener = reference()
-                if listener is not None:
-                    listener.end(problem)
-
-    def _forget(self, channel: str, reference: "weakref.ref[_Listener]") -> None:
-        references = self._listeners.get(channel)
-        if references is not None:
-            references.discard(reference)
-            if not references:
-                del self._listeners[channel]
-                self._changed.set()

@@ -1,6 +1,7 @@
 """Reference data in SQL: the symbol master, splits and daily history, on a connection of the caller's.
 
-Owns the statements and how rows become documents and columns. Connections, transactions and errors are `sql`'s.
+Owns the statements and how rows become documents and columns. Connections, transactions and errors are `sql`'s; how
+many daily bars are written at once is left to the database.
 """
 
 import asyncio
@@ -11,15 +12,13 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tapewatch.adapters.sql_statements import ROWS, insert_or_replace
 from tapewatch.adapters.sql_tables import bars_1d, splits, symbols
 from tapewatch.documents import Document, Security, Split, day_number, day_of_number, parse_document
 from tapewatch.engine.daily import DAILY_COLUMNS, DailyBars
 
-ROWS = 2_000
-"""Rows handled at a time, so that the event loop gets its turn."""
 NAMES = 500
 """Symbols of one query: databases bound the parameters of a statement."""
 
@@ -57,13 +56,12 @@ async def read_splits(connection: AsyncConnection, start: date | None) -> list[S
     return [parse_document(Split, dict(row), where=f"stored split of {row['symbol']}") for row in found]
 
 
-async def save_daily_bars(connection: AsyncConnection, bars: DailyBars) -> None:
+def daily_rows(bars: DailyBars) -> list[tuple[Any, ...]]:
+    """In the order of the primary key; of several bars of one day there is the last."""
     columns: dict[str, list[Any]] = {name: getattr(bars, name).tolist() for name in DAILY_COLUMNS}
     columns["symbol"] = [bars.symbols[index] for index in columns["symbol"]]
-    rows = sorted(zip(*columns.values(), strict=True), key=itemgetter(0))
-    statement = str(_insert_or_replace(bars_1d).compile(dialect=connection.dialect, column_keys=DAILY_COLUMNS))
-    for start in range(0, len(rows), ROWS):
-        await connection.exec_driver_sql(statement, rows[start : start + ROWS])
+    rows = sorted(zip(*columns.values(), strict=True), key=itemgetter(0, 1))
+    return list({row[:2]: row for row in rows}.values())
 
 
 async def read_daily_bars(
@@ -112,11 +110,4 @@ def _security(row: Any) -> Security:
 async def _upsert(connection: AsyncConnection, table: sa.Table, given: Sequence[Document]) -> None:
     for start in range(0, len(given), ROWS):
         rows = [document.model_dump() for document in given[start : start + ROWS]]
-        await connection.execute(_insert_or_replace(table), rows)
-
-
-def _insert_or_replace(table: sa.Table) -> sqlite.Insert:
-    insert = sqlite.insert(table)  # PostgreSQL spells it the same
-    keys = table.primary_key.columns
-    changed = {column.name: insert.excluded[column.name] for column in table.columns if column.name not in keys}
-    return insert.on_conflict_do_update(index_elements=list(keys), set_=changed)
+        await connection.execute(insert_or_replace(connection, table), rows)

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar, cast
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tapewatch.adapters.sql_statements import INT64_MAX, int64, page_size
 from tapewatch.adapters.sql_tables import (
     audit_log,
     rule_versions,
@@ -30,7 +31,6 @@ from tapewatch.ports import AUDIT_DAYS, AuditAction, AuditEntry, AuditKind, Audi
 
 V = TypeVar("V", Rule, Watchlist)
 
-INT64_MAX = 2**63 - 1
 _AT_ONCE = 100
 """Documents read before the event loop gets its turn: each takes up to a third of a millisecond."""
 _OF_THE_MACHINE = frozenset({"id", "version", "created_at", "updated_at"})
@@ -297,15 +297,15 @@ async def _write_audit(
 
 async def read_audit(connection: AsyncConnection, query: AuditQuery) -> list[AuditEntry]:
     table = audit_log.c
-    newest = sa.select(audit_log).order_by(table.entry.desc()).limit(max(0, min(INT64_MAX, query.limit)))
+    newest = sa.select(audit_log).order_by(table.entry.desc()).limit(page_size(query.limit))
     if query.kind is not None:
         newest = newest.where(table.kind == query.kind)
     if query.subject is not None:
         newest = newest.where(table.subject == query.subject)
     if query.since_ns is not None:
-        newest = newest.where(table.at_ns >= _int64(query.since_ns))
+        newest = newest.where(table.at_ns >= int64(query.since_ns))
     if query.before is not None:
-        newest = newest.where(table.entry < _int64(query.before))
+        newest = newest.where(table.entry < int64(query.before))
     return [_audit_entry(row) for row in (await connection.execute(newest)).mappings()]
 
 
@@ -319,7 +319,3 @@ async def expire_audit(connection: AsyncConnection, now_ns: int) -> int:
     oldest_ns = now_ns - AUDIT_DAYS * DAY_S * SECOND_NS
     expired = await connection.execute(sa.delete(audit_log).where(audit_log.c.at_ns < oldest_ns))
     return expired.rowcount
-
-
-def _int64(value: int) -> int:
-    return max(-INT64_MAX - 1, min(INT64_MAX, value))

@@ -3,7 +3,8 @@
 Owns names, types, keys and indexes, for every SQL database. It never says how a row is written or read (`sql.py`) and
 never changes a database (`migrations`); a test holds tables and migrations together.
 
-Times are nanoseconds since the epoch in 64 bits. A number that is unknown (NaN in the engine) is NULL.
+Times are nanoseconds since the epoch in 64 bits. A number that is unknown (NaN in the engine) is NULL. On PostgreSQL
+texts sort by their bytes (collation C), and the key of `alert_history` is (alert_id, fired_at_ns): see `postgres.py`.
 """
 
 from sqlalchemy import (
@@ -16,6 +17,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Table,
@@ -147,13 +149,27 @@ ruleset_number = Table(
     PrimaryKeyConstraint("id"),
 )
 
+# The position is that of the last effect. A state has one of its own, which may be earlier.
 reader_positions = Table(
     "reader_positions",
     metadata,
     Column("reader", Text, nullable=False),
-    Column("epoch", BigInteger, nullable=False),
-    Column("sequence", BigInteger, nullable=False),
+    Column("epoch", BigInteger),
+    Column("sequence", BigInteger),
+    Column("owner", BigInteger, nullable=False, server_default="0"),
+    Column("state", LargeBinary),
+    Column("state_epoch", BigInteger),
+    Column("state_sequence", BigInteger),
     PrimaryKeyConstraint("reader"),
+)
+
+# What never changes once it is set.
+installation = Table(
+    "installation",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("value", Text, nullable=False),
+    PrimaryKeyConstraint("name"),
 )
 
 symbols = Table(

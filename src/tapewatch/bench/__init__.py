@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from tapewatch import __version__
-from tapewatch.bench import decode, decode_dbn, engine, rules, server, tapes
+from tapewatch.bench import decode, decode_dbn, distributed, engine, rules, server, tapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,18 @@ FIGURES: dict[str, _Subject] = {
     "decode_alpaca": _Subject("trades/s", decode.ALPACA_WHAT, decode.alpaca),
     "decode_databento": _Subject("trades/s", decode_dbn.DATABENTO_WHAT, decode_dbn.databento),
     "up": _Subject("", server.WHAT, lambda: ()),
+    "bars_written": _Subject("rows/s", distributed.BARS_WHAT, distributed.bars_written),
+    **{name: _Subject("", distributed.WHAT, lambda: ()) for name in ("many_100ms", "many_1s", "many_2_scanners")},
 }
+
+
+_WATCHES: dict[str, Callable[[float], list[tuple[str, float, str, float, float, str]]]] = {
+    "up": server.watch,
+    "many_100ms": distributed.watch,
+    "many_1s": partial(distributed.watch, interval_ms=1_000),
+    "many_2_scanners": partial(distributed.watch, scanners=2),
+}
+"""Figures of running servers, watched for a while."""
 
 
 def measure(names: Sequence[str], *, json_file: Path | None, watch_s: float) -> list[Figure]:
@@ -64,14 +75,18 @@ def measure(names: Sequence[str], *, json_file: Path | None, watch_s: float) -> 
     figures: list[Figure] = []
     for name in names:
         subject = FIGURES[name]
-        if name == "up":
-            found = [Figure(n, v, unit, 1, low, high, what) for n, v, unit, low, high, what in server.watch(watch_s)]
+        if name in _WATCHES:
+            rows = _WATCHES[name](watch_s)
+            found = [Figure(n, v, unit, 1, low, high, what) for n, v, unit, low, high, what in rows]
         else:
             runs = list(subject.runs())
-            if not runs:
-                print(f"{name:18} not measured: {subject.what}")
-                continue
-            found = [Figure(name, median(runs), subject.unit, len(runs), min(runs), max(runs), subject.what)]
+            found = (
+                []
+                if not runs
+                else [Figure(name, median(runs), subject.unit, len(runs), min(runs), max(runs), subject.what)]
+            )
+        if not found:
+            print(f"{name:18} not measured: {subject.what}")
         for figure in found:
             print(
                 f"{figure.name:18} {figure.value:>14,.2f} {figure.unit:9} "

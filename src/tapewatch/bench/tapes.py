@@ -55,6 +55,10 @@ def session() -> Iterator[float]:
 
 
 def hundred_rules() -> list[Rule]:
+    return rules_like(100)
+
+
+def rules_like(count: int) -> list[Rule]:
     """Rules as traders write them: two conditions each, of five kinds, thresholds drawn from a usual range."""
     draw = np.random.default_rng(5)
     kinds: tuple[tuple[tuple[str, Literal["<", ">"], float, float], ...], ...] = (
@@ -65,7 +69,7 @@ def hundred_rules() -> list[Rule]:
         (("change_pct_15m", ">", 2.0, 8.0), ("atr_14_1m", ">", 0.05, 0.5)),
     )
     rules = []
-    for i in range(100):
+    for i in range(count):
         conditions: list[ConditionForm] = [
             Condition(metric=metric, operator=operator, value=float(draw.uniform(low, high)))
             for metric, operator, low, high in kinds[i % len(kinds)]

@@ -26,7 +26,7 @@ def reference_refresh(
     as_json: JsonFlag = False,
 ) -> None:
     """Bring the symbol master, splits and a year of daily history up to date from a provider."""
-    from tapewatch.app import open_store
+    from tapewatch.app.opening import open_store
     from tapewatch.clock import SystemClock
     from tapewatch.feeds.reference.sources import rest_source
     from tapewatch.nyse import trading_days
@@ -102,7 +102,7 @@ def reference_load(
     as_json: JsonFlag = False,
 ) -> None:
     """Take over the symbol master, splits and daily history from files."""
-    from tapewatch.app import open_store
+    from tapewatch.app.opening import open_store
     from tapewatch.feeds.reference.files import FileReference
     from tapewatch.roles.reference import load
 

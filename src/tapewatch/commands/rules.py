@@ -140,7 +140,7 @@ def rules_apply(
 
 
 def _planned(paths: list[Path], url: str | None, data_dir: Path | None, *, write: bool, prune: bool) -> list[Any]:
-    from tapewatch.app import open_store
+    from tapewatch.app.opening import open_store
     from tapewatch.clock import SystemClock
     from tapewatch.rules_as_code import Change, Installation, InStore, OnServer, apply, changes, read_rule_book
 

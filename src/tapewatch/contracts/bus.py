@@ -1,6 +1,7 @@
 """What every `Bus` keeps its word about. The fixtures are named by `BusContract`."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import fields
 
@@ -154,6 +155,104 @@ class BusContract:
             seen += await numbers(reader, 1)
         assert seen[0] > 0
         assert seen == list(range(seen[0], trimmed_after + 2))
+
+    async def test_entries_for_many_streams_are_each_appended_to_theirs(self, bus: Bus) -> None:
+        await bus.publish("ticks:1", numbered(100))
+        given = {f"ticks:{number}": numbered(number) for number in range(8)}
+        first = await bus.publish_all(given)
+        again = await bus.publish_all(given)
+        assert list(first) == list(again) == list(given)
+        for number, stream in enumerate(given):
+            assert again[stream] == Position(first[stream].epoch, first[stream].sequence + 1)
+            assert again[stream] == await bus.tail(stream)
+            earlier = [100] if number == 1 else []
+            assert await numbers(bus.read(stream), len(earlier) + 2) == [*earlier, number, number]
+        assert await bus.publish_all({}) == {}
+
+    async def test_taken_over_stream_goes_on_in_a_later_epoch_without_a_hole(self, bus: Bus) -> None:
+        reader = bus.read("ticks:0")
+        positions = [await bus.publish("ticks:0", numbered(number)) for number in range(3)]
+        assert await numbers(reader, 2) == [0, 1]
+        for number in range(3, 6):
+            await bus.take_over("ticks:0")
+            await bus.take_over("ticks:0")
+            assert await bus.tail("ticks:0") == positions[-1]
+            positions.append(await bus.publish("ticks:0", numbered(number)))
+            assert positions[-1].epoch > positions[-2].epoch
+            assert positions[-1].sequence == 1
+        positions.append(await bus.publish("ticks:0", numbered(6)))
+        assert positions[-1] == Position(positions[-2].epoch, 2)
+        assert await numbers(reader, 5) == [2, 3, 4, 5, 6]
+        for number, position in enumerate(positions[:-1]):
+            assert await take(bus.read("ticks:0", position), 6 - number) == [
+                (positions[later], later) for later in range(number + 1, 7)
+            ]
+
+    async def test_stream_that_is_taken_over_before_its_first_entry_has_none(self, bus: Bus) -> None:
+        await bus.take_over("ticks:0")
+        assert await bus.tail("ticks:0") is None
+        assert await bus.newest("ticks:0", 3) == []
+        position = await bus.publish("ticks:0", numbered(0))
+        assert position == await bus.tail("ticks:0")
+        assert await numbers(bus.read("ticks:0"), 1) == [0]
+
+    async def test_newest_entries_are_given_oldest_first(self, bus: Bus) -> None:
+        positions = []
+        for number in range(5):
+            if number == 3:
+                await bus.take_over("ticks:0")
+            positions.append(await bus.publish("ticks:0", numbered(number)))
+        for limit, expected in ((1, [4]), (3, [2, 3, 4]), (9, [0, 1, 2, 3, 4])):
+            newest = await bus.newest("ticks:0", limit)
+            assert [number_of(entry) for _, entry in newest] == expected
+            assert [position for position, _ in newest] == positions[-len(expected) :]
+        assert await bus.newest("ticks:9", 1) == []
+
+    async def test_lag_is_what_follows_the_position_that_the_reader_said_last(self, bus: Bus) -> None:
+        streams = ["ticks:0", "ticks:1", "ticks:2"]
+        positions = []
+        for number in range(9):
+            if number in {3, 6}:
+                await bus.take_over("ticks:0")
+            positions.append((await bus.publish_all({stream: numbered(number) for stream in streams}))["ticks:0"])
+        assert await bus.lag("bars", streams) == {}
+        for number, position in enumerate(positions):
+            await bus.reached("bars", {"ticks:0": position})
+            assert await bus.lag("bars", streams) == {"ticks:0": 8 - number}
+        tail = await bus.tail("ticks:1")
+        assert tail is not None
+        await bus.reached("scanner", {"ticks:0": positions[4], "ticks:1": tail})
+        await bus.publish_all({stream: numbered(9) for stream in streams})
+        assert await bus.lag("scanner", streams) == {"ticks:0": 5, "ticks:1": 1}
+        assert await bus.lag("bars", streams) == {"ticks:0": 1}
+        assert await bus.lag("nobody", streams) == {}
+
+    async def test_what_a_reader_said_moves_no_reader(self, bus: Bus) -> None:
+        reader = bus.read("ticks:0")
+        positions = [await bus.publish("ticks:0", numbered(number)) for number in range(3)]
+        assert await numbers(reader, 1) == [0]
+        await bus.reached("bars", {"ticks:0": positions[2]})
+        assert await numbers(reader, 2) == [1, 2]
+        assert await numbers(bus.read("ticks:0"), 3) == [0, 1, 2]
+
+    async def test_dropping_what_a_reader_has_not_reached_is_said_once_in_the_log(
+        self, bus: Bus, trimmed_after: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        first = await bus.publish("ticks:3", numbered(0))
+        await bus.reached("bars", {"ticks:3": first})
+        for number in range(1, 2 * trimmed_after):
+            await bus.publish("ticks:3", numbered(number))
+        told = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+        assert told == ["ticks:3 drops entries that bars has not reached"]
+        assert await bus.lag("bars", ["ticks:3"]) == {"ticks:3": 2 * trimmed_after - 1}
+
+    async def test_dropping_what_every_reader_has_reached_is_not_worth_a_word(
+        self, bus: Bus, trimmed_after: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for number in range(2 * trimmed_after):
+            position = await bus.publish("ticks:3", numbered(number))
+            await bus.reached("bars", {"ticks:3": position})
+        assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
     async def test_every_kind_of_entry_arrives_as_it_was(self, bus: Bus) -> None:
         for number, entry in enumerate(every_kind_of_entry()):

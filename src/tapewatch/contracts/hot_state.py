@@ -103,6 +103,31 @@ class HotStateContract:
         assert await hot_state.claim("lease:0", "me", ttl_s=LONG_S, renew=True)
         assert not await hot_state.claim("lease:0", "you", ttl_s=LONG_S)
 
+    async def test_many_claims_are_held_in_one_call(self, hot_state: HotState, elapse: Elapse) -> None:
+        keys = [f"lease:{number}" for number in range(70)]
+        assert await hot_state.claim(keys[3], "you", ttl_s=LONG_S)
+        expected = [number != 3 for number in range(70)]
+        assert await hot_state.hold(keys, "me", ttl_s=TTL_S) == expected
+        assert await hot_state.hold(keys, "me", ttl_s=LONG_S) == expected
+        assert await hot_state.hold(list(reversed(keys)), "you", ttl_s=LONG_S) == [not mine for mine in expected[::-1]]
+        await elapse(MORE_S)
+        assert await hot_state.hold([keys[7], keys[3], keys[0]], "me", ttl_s=LONG_S) == [True, False, True]
+        assert not await hot_state.claim(keys[7], "you", ttl_s=LONG_S, renew=True)
+        assert await hot_state.hold([], "me", ttl_s=LONG_S) == []
+
+    async def test_held_claims_expire_and_are_free(self, hot_state: HotState, elapse: Elapse) -> None:
+        keys = ["lease:0", "lease:1"]
+        assert await hot_state.hold(keys, "me", ttl_s=TTL_S) == [True, True]
+        await hot_state.release("lease:0", "me")
+        assert await hot_state.hold(keys, "you", ttl_s=LONG_S) == [True, False]
+        await elapse(MORE_S)
+        assert await hot_state.hold(keys, "you", ttl_s=LONG_S) == [True, True]
+
+    async def test_of_many_that_hold_at_once_one_wins(self, hot_state: HotState) -> None:
+        keys = [f"lease:{number}" for number in range(5)]
+        answers = await asyncio.gather(*(hot_state.hold(keys, f"token-{n}", ttl_s=LONG_S) for n in range(20)))
+        assert [sum(column) for column in zip(*answers, strict=True)] == [1] * 5
+
     async def test_released_claim_is_free(self, hot_state: HotState) -> None:
         assert await hot_state.claim("lease:0", "me", ttl_s=LONG_S)
         await hot_state.release("lease:0", "me")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tapewatch.engine.columns import F64, I64
+from tapewatch.engine.frozen import Carried
 from tapewatch.engine.series import Bar
 
 WILDER = 14
@@ -137,3 +138,7 @@ class Directional:
         """+DI and -DI; 0 where nothing moved."""
         moved = np.where(state[2] == 0, 1.0, state[2])
         return 100.0 * state[0] / moved, 100.0 * state[1] / moved
+
+
+AVERAGE_CARRIED = tuple(Carried(part, by_value=True) for part in (Rsi, Atr, Sma, Ema, Macd, Directional))
+FOLLOWS: dict[str, Follow] = {"wilder": wilder, "exponential": exponential}

@@ -12,17 +12,43 @@ The ring holds the last minutes of all symbols; a late print is booked in the sa
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
-from tapewatch.engine.calendar import SessionAt, TradingDays
+from tapewatch.engine.calendar import Session, SessionAt, TradingDays
 from tapewatch.engine.candles import Candles, Prints
-from tapewatch.engine.columns import F64, I64, MINUTE_NS, SECOND_NS, U8, U16, Bars, Batch, Bool, Gap, Kind, concat_bars
-from tapewatch.engine.conditions import ASKS, TAPE_CLASS, TAPES, Effect, EffectTable, Profile
+from tapewatch.engine.columns import (
+    F64,
+    I64,
+    MINUTE_NS,
+    OPEN_END_NS,
+    SECOND_NS,
+    U8,
+    U16,
+    Bars,
+    Batch,
+    Bool,
+    Gap,
+    Kind,
+    concat_bars,
+)
+from tapewatch.engine.conditions import (
+    ASKS,
+    CONDITION_CARRIED,
+    TAPE_CLASS,
+    TAPES,
+    Effect,
+    EffectTable,
+    ListingMarkets,
+    Profile,
+)
+from tapewatch.engine.frozen import Carried, Frozen, Whitelist, freeze
 from tapewatch.engine.kept import KeptTrades, Print
 from tapewatch.engine.lasts import Lasts
 from tapewatch.engine.official import OfficialPrices
-from tapewatch.engine.symbols import Index, SymbolTable
+from tapewatch.engine.symbols import SYMBOL_CARRIED, Index, SymbolTable
+from tapewatch.errors import Invalid
 
 REACH_MINUTES = 30
 NEVER_NS = 2**62
@@ -30,6 +56,10 @@ LATENESS_NS = 2 * SECOND_NS
 KEPT_TRADES = 1 << 19
 """Trades that can still be withdrawn, unless the caller says otherwise: 20 MB."""
 _GAPS = 1_000
+_DAYS = 1 << 20
+"""More than any calendar has."""
+_KEPT_BYTES = 64
+T = TypeVar("T")
 _ANY = int(Effect.OPEN | Effect.HIGH_LOW | Effect.LAST | Effect.VOLUME)
 _NAMES = int(Effect.NAMES_OPEN | Effect.NAMES_CLOSE)
 _SPECIAL = int(Effect.OFFICIAL_OPEN | Effect.OFFICIAL_CLOSE | Effect.UNKNOWN) | _NAMES
@@ -140,6 +170,41 @@ class BarBuilder:
         self.newest_minute = -1
         """The newest minute with a print."""
         self._session: SessionAt | None = None
+
+    # -- as bytes -----------------------------------------------------------------------------------------------------
+
+    def freeze(self) -> bytes:
+        """All that it knows; `thaw` makes one of it that goes on as this one would."""
+        return freeze(self, _WHITELIST, about=self.about(), count=len(self.symbols), capacity=self.symbols.capacity)
+
+    @classmethod
+    def thaw(
+        cls,
+        state: bytes,
+        *,
+        days: TradingDays,
+        profile: Profile,
+        lateness_ns: int = LATENESS_NS,
+        minutes: int = 32,
+        kept_trades: int = KEPT_TRADES,
+    ) -> "BarBuilder":
+        """`Invalid` for bytes that are damaged, of another engine, or of one that was made with other arguments."""
+        frozen = Frozen(state, _WHITELIST)
+        frozen.check({"lateness_ns": lateness_ns, "minutes": minutes, "kept_trades": kept_trades})
+        return thawed(frozen, cls, days=days, profile=profile, kept_trades=kept_trades)
+
+    def about(self) -> dict[str, Any]:
+        """What it was made with. Of the calendar only the days that it may have met count: the end of what is known
+        moves on.
+        """
+        days = 2 + int(self.days.trade_day(np.array((self.open_minute + 2) * MINUTE_NS)))
+        return {
+            "profile": _about(self._table.profile),
+            "lateness_ns": self.lateness_ns,
+            "minutes": self.candles.rows,
+            "kept_trades": self.kept.most,
+            "calendar": [days, self.days.digest(days)],
+        }
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -356,6 +421,12 @@ class BarBuilder:
         """Whether trades with times in [start_ns, end_ns) may be missing."""
         return any(start < end_ns and end > start_ns for start, end in self.gaps.items())
 
+    def lacks(self, now_ns: int) -> bool:
+        """Whether the newest trades before an instant may be missing: no more are coming, or it lies in a gap whose end
+        is known already, as it is of a stretch of tape that was lost.
+        """
+        return any(end == OPEN_END_NS or start < now_ns <= end for start, end in self.gaps.items())
+
     def _book_official_opens(self, flat: Index, effect: U16, prints: Prints) -> None:
         """The official open stands before everything else of its minute."""
         rows = np.flatnonzero(effect & Effect.OFFICIAL_OPEN)
@@ -491,3 +562,37 @@ def empty_bars() -> Bars:
         trade_count=ints,
         revision=ints,
     )
+
+
+def thawed(frozen: Frozen, root: type[T], *, days: TradingDays, profile: Profile, kept_trades: int, **given: Any) -> T:
+    """The state of bars, or of what is built on them, for this calendar and profile."""
+    frozen.check({"profile": _about(profile)})
+    match frozen.about.get("calendar"):
+        case [int(count), str(digest)] if 0 <= count <= _DAYS and days.digest(count) == digest:
+            pass
+        case _:
+            raise Invalid("state", "is of another calendar")
+    given |= {"days": days, "profile": profile, "listing": ListingMarkets(profile)}
+    made = frozen.thaw(given, most_bytes=_KEPT_BYTES * kept_trades)
+    if not isinstance(made, root):
+        raise Invalid("state", f"is not of a {root.__name__}")
+    return made
+
+
+def _about(profile: Profile) -> list[Any]:
+    """What tells profiles apart at once; how one judges is compared when the state is made again."""
+    return [profile.name, profile.column, profile.asks, sorted(map(list, profile.listing.items()))]
+
+
+BAR_CARRIED = (
+    Carried(BarBuilder, given=("days",)),
+    Carried(Candles),
+    Carried(OfficialPrices, given=("_days", "_listing")),
+    Carried(KeptTrades),
+    Carried(Lasts, given=("_days", "_listing")),
+    Carried(SessionAt),
+    Carried(Session),
+    *SYMBOL_CARRIED,
+    *CONDITION_CARRIED,
+)
+_WHITELIST = Whitelist(BAR_CARRIED, {})

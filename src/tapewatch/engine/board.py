@@ -13,6 +13,7 @@ import numpy as np
 from tapewatch.engine.bars import BarBuilder
 from tapewatch.engine.calendar import SESSION_NAMES
 from tapewatch.engine.columns import F64, MINUTE_NS, SECOND_NS
+from tapewatch.engine.frozen import Carried
 from tapewatch.engine.quantities import INDEX_FUNDS, Quantities, split_back
 from tapewatch.engine.state import SymbolState
 from tapewatch.engine.symbols import Index
@@ -67,6 +68,11 @@ class Board(Quantities):
         self.row_of: dict[str, int] = {}
         self.values: F64 = np.zeros((0, 0))
 
+    def remake(self, _: None) -> None:
+        """The next refresh fills it."""
+        self._memo = {}
+        self._blank()
+
     def want(self, names: Iterable[str]) -> None:
         """Keep rows for just these metrics (in the catalogue's order) from now on; ``close_5m[1]`` is the one of the
         closed candle before the running one. ValueError for what the catalogue lacks.
@@ -79,6 +85,9 @@ class Board(Quantities):
         places = {metric: place for place, metric in enumerate(self._catalogue)} if wanted else {}
         self.names = tuple(sorted(wanted, key=lambda name: (places[wanted[name][0]], wanted[name][1])))
         self.row_of = {name: row for row, name in enumerate(self.names)}
+        self._blank()
+
+    def _blank(self) -> None:
         self.values = np.full((len(self.names), self._bars.symbols.capacity), np.nan)
 
     def refresh(self, now_ns: int, *, day_start_ns: int) -> F64:
@@ -86,7 +95,7 @@ class Board(Quantities):
         trades arrive, all is unknown.
         """
         if self.values.shape[1] < self._bars.symbols.capacity:
-            self.values = np.full((len(self.names), self._bars.symbols.capacity), np.nan)
+            self._blank()
         self._at(now_ns, day_start_ns)
         count = len(self._bars.symbols)
         if not self._covered:
@@ -216,3 +225,6 @@ class Board(Quantities):
         if halts.halted[symbol]:
             return "halted"
         return "" if quotes.current(self.now_ns, halts.halted)[symbol] else "stale"
+
+
+BOARD_CARRIED = (Carried(Board, given=("_catalogue",), remade=("_memo", "values")),)

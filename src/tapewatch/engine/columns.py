@@ -167,6 +167,13 @@ def pulse(watermark_ns: int, *, received_ns: int = 0) -> Batch:
     return make_batch(marks_row=[0], marks_ns=[watermark_ns], received_ns=received_ns)
 
 
+def first_ns(batch: Batch) -> int | None:
+    """The instant at which the batch begins, be it a mark or a row; None for one that says nothing."""
+    if len(batch.marks_ns) and (batch.marks_row[0] == 0 or not len(batch)):
+        return int(batch.marks_ns[0])
+    return int(batch.ts_ns[0]) if len(batch) else None
+
+
 OPEN_END_NS = 2**62
 """The end of a gap that has not ended."""
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from tapewatch.engine.calendar import Phase
 from tapewatch.engine.columns import U8, U16, Bool
+from tapewatch.engine.frozen import Carried
+from tapewatch.errors import Invalid
 
 TAPES = 4
 """Tape classes: 0 unknown, 1 A, 2 B, 3 C."""
@@ -75,6 +77,14 @@ class EffectTable:
     _dictionary: tuple[str, ...] | None = None
     _table: U16 = field(default_factory=lambda: np.zeros(0, np.uint16))
 
+    def remake(self, _: None) -> None:
+        """`Invalid` if another profile judged what has been judged."""
+        before, self._known = self._known, {}
+        for conditions, judged in before.items():
+            if self._judge(conditions).tolist() != judged.tolist():
+                raise Invalid("state", f"is of another profile, which judges {conditions[:64]!r} otherwise")
+        self._dictionary, self._table = None, np.zeros(0, np.uint16)
+
     def lookup(self, dictionary: tuple[str, ...]) -> U16:
         """Shape (phases * TAPES * len(dictionary),): index phase, then tape class, then condition."""
         if dictionary is not self._dictionary:
@@ -113,3 +123,6 @@ class ListingMarkets:
         """Whether each print came from its listing market; not where tape or exchange is unknown."""
         listed: Bool = self._lists[TAPE_CLASS[tape], exchange]
         return listed
+
+
+CONDITION_CARRIED = (Carried(EffectTable, given=("profile",), remade=("_dictionary", "_table")),)

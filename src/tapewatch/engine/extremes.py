@@ -9,6 +9,7 @@ import numpy as np
 from tapewatch.engine.calendar import Session
 from tapewatch.engine.candles import Candles
 from tapewatch.engine.columns import F64, I64, Bool
+from tapewatch.engine.frozen import Carried
 from tapewatch.engine.symbols import Index
 
 OPENING_MINUTES = (1, 2, 5, 10, 15, 30, 60)
@@ -182,3 +183,6 @@ def _carry(old: Any, grown: Any, names: tuple[str, ...]) -> None:
     for name in names:
         was = getattr(old, name)
         getattr(grown, name)[..., : was.shape[-1]] = was
+
+
+EXTREME_CARRIED = tuple(map(Carried, (NewExtremes, Path, OpeningRanges, LargestTrades)))

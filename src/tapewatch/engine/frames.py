@@ -12,6 +12,7 @@ import numpy as np
 from tapewatch.engine.bars import REACH_MINUTES
 from tapewatch.engine.candles import Candles
 from tapewatch.engine.columns import F64, Bool
+from tapewatch.engine.frozen import Carried
 from tapewatch.engine.patterns import PATTERNS
 from tapewatch.engine.series import Column, Series, Study, View
 from tapewatch.engine.studies import STUDIES
@@ -104,9 +105,13 @@ class Frame:
         """Candles that start earlier are not known in full."""
         self._studies: dict[str, Study] = {}
         self._values: dict[str, F64] = {}
-        self._closed: dict[tuple[Column, int], F64] = {}
+        self.remake()
         self._stale = np.zeros(capacity, np.bool_)
         """Symbols whose values are those of before their newest closed candles."""
+
+    def remake(self, _: None = None) -> None:
+        """What is read of the series again when somebody asks."""
+        self._closed: dict[tuple[Column, int], F64] = {}
 
     @property
     def known(self) -> bool:
@@ -183,3 +188,6 @@ def complete(parts: F64) -> Bool:
         ~np.isnan(parts[:, OPEN]) & ~np.isnan(parts[:, CLOSE]) & (parts[:, HIGH] > -np.inf) & (parts[:, VOLUME] > 0)
     )
     return complete
+
+
+FRAME_CARRIED = (Carried(Frame, remade=("_closed",)), Carried(HalfHours))

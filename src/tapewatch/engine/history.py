@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tapewatch.engine.columns import F64, SECOND_NS
+from tapewatch.engine.frozen import Carried
 
 GRAINS_S = {5: 1, 60: 5, 240: 60}
 """How far a ring reaches back, in minutes, and the distance of its samples."""
@@ -87,3 +88,6 @@ class PriceHistory:
             grown[:, : self.capacity] = ring.samples
             ring.samples = grown
         self.capacity = capacity
+
+
+HISTORY_CARRIED = (Carried(PriceHistory), Carried(_Ring))

@@ -5,7 +5,8 @@ RSI, EMA, SMA and ATR are those of `studies`.
 The rolling VWAPs sum over clock minutes: the n minutes that end with the bar's own. The session's VWAP starts anew with
 each pre-market, regular and post-market session; the day's at 04:00 New York.
 
-A revised bar re-runs its symbol from the state before that bar, as far back as bars can be revised.
+A revised bar re-runs its symbol from the state before that bar, as far back as bars can be revised. A bar that comes
+again, or after a later revision of it, changes nothing: who resumes may publish some bars twice.
 """
 
 from collections.abc import Iterable
@@ -13,12 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tapewatch.engine.averages import AVERAGE_CARRIED, FOLLOWS
 from tapewatch.engine.calendar import TradingDays
 from tapewatch.engine.candles import last_of_each
-from tapewatch.engine.columns import F64, I32, I64, MINUTE_NS, Bars
-from tapewatch.engine.series import Series, View
+from tapewatch.engine.columns import F64, I32, I64, MINUTE_NS, Bars, Bool
+from tapewatch.engine.frozen import Carried, Frozen, Whitelist, freeze
+from tapewatch.engine.series import SERIES_CARRIED, Series, View
 from tapewatch.engine.studies import STUDIES
-from tapewatch.engine.symbols import Index, SymbolTable
+from tapewatch.engine.symbols import SYMBOL_CARRIED, Index, SymbolTable
+from tapewatch.errors import Invalid
 
 EMA_SPANS = (20, 50, 200)
 SMA_SPANS = (20, 50, 200)
@@ -104,6 +108,31 @@ class RollingVwap:
             return np.where(weight > 0, value / weight, np.nan)
 
 
+class Revisions:
+    """Which bars of the newest 64 minutes have come, each in its highest revision."""
+
+    _RING = 64
+
+    def __init__(self, capacity: int) -> None:
+        self._revision = np.full((self._RING, capacity), -1)
+        self._minute = np.full(self._RING, -1)
+
+    def resize(self, capacity: int) -> None:
+        grown = np.full((self._RING, capacity), -1)
+        grown[:, : self._revision.shape[1]] = self._revision
+        self._revision = grown
+
+    def news(self, symbol: Index, minute: int, revision: I64) -> Bool:
+        """Take bars of one minute, each symbol once: which say something new. None of an older minute than are kept."""
+        row = minute % self._RING
+        if self._minute[row] < minute:
+            self._minute[row] = minute
+            self._revision[row] = -1
+        news: Bool = (revision > self._revision[row, symbol]) & (self._minute[row] == minute)
+        self._revision[row, symbol[news]] = revision[news]
+        return news
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndicatorRows:
     """All indicators at the newest bar of each of these symbols."""
@@ -123,25 +152,38 @@ class Indicators:
         self.symbols = SymbolTable()
         self.recursive = Recursive(self.symbols.capacity)
         self.vwap = RollingVwap(self.symbols.capacity)
+        self.revisions = Revisions(self.symbols.capacity)
         self.unrevised = 0
         """Revisions that came too late to be re-run."""
 
+    def freeze(self) -> bytes:
+        """All that it knows; `thaw` makes one of it that goes on as this one would."""
+        return freeze(self, _WHITELIST, about={}, count=len(self.symbols), capacity=self.symbols.capacity)
+
+    @classmethod
+    def thaw(cls, state: bytes, *, days: TradingDays) -> "Indicators":
+        """`Invalid` for bytes that are damaged or of another engine."""
+        made = Frozen(state, _WHITELIST).thaw({"days": days})
+        if not isinstance(made, cls):
+            raise Invalid("state", f"is not of {cls.__name__}")
+        return made
+
     def update(self, bars: Bars) -> IndicatorRows:
-        """Take these bars; they must be of one minute, each symbol once."""
+        """Take these bars; they must be of one minute, each symbol once. The rows are those of the bars that say
+        something new, maybe none: a bar that has come before, or in a later revision, is left out.
+        """
         symbol = self.symbols.translate(bars.symbols)[bars.symbol]
         if self.symbols.capacity > self.recursive.capacity:
             self.recursive.resize(self.symbols.capacity)
             self.vwap.resize(self.symbols.capacity)
+            self.revisions.resize(self.symbols.capacity)
         minute = int(bars.ts_ns[0]) // MINUTE_NS
-        fresh = bars.revision == 0
-        if fresh.all():
-            self.recursive.close(symbol, minute, bars.high, bars.low, bars.close)
-        else:
-            new, old = np.flatnonzero(fresh), np.flatnonzero(~fresh)
-            self.recursive.close(symbol[new], minute, bars.high[new], bars.low[new], bars.close[new])
-            self.unrevised += self.recursive.revise(symbol[old], minute, bars.high[old], bars.low[old], bars.close[old])
-        value = np.where(bars.vwap_volume > 0, np.nan_to_num(bars.vwap) * bars.vwap_volume, 0.0)
-        self.vwap.close(symbol, minute, value, bars.vwap_volume, self._starts(minute))
+        news = self.revisions.news(symbol, minute, bars.revision)
+        if not news.all():
+            rows = np.flatnonzero(news)
+            bars, symbol = bars.take(rows), symbol[rows]
+        if len(symbol):
+            self._take(bars, symbol, minute)
         return IndicatorRows(
             symbols=bars.symbols,
             symbol=bars.symbol,
@@ -151,6 +193,17 @@ class Indicators:
                 + [self.vwap.values(name, symbol, minute) for name in INDICATORS[len(RECURSIVE) :]]
             ),
         )
+
+    def _take(self, bars: Bars, symbol: Index, minute: int) -> None:
+        fresh = bars.revision == 0
+        if fresh.all():
+            self.recursive.close(symbol, minute, bars.high, bars.low, bars.close)
+        else:
+            new, old = np.flatnonzero(fresh), np.flatnonzero(~fresh)
+            self.recursive.close(symbol[new], minute, bars.high[new], bars.low[new], bars.close[new])
+            self.unrevised += self.recursive.revise(symbol[old], minute, bars.high[old], bars.low[old], bars.close[old])
+        value = np.where(bars.vwap_volume > 0, np.nan_to_num(bars.vwap) * bars.vwap_volume, 0.0)
+        self.vwap.close(symbol, minute, value, bars.vwap_volume, self._starts(minute))
 
     def _starts(self, minute: int) -> dict[str, int]:
         at = self.days.at(minute * MINUTE_NS)
@@ -164,3 +217,17 @@ def by_minute(bars: Bars) -> Iterable[Bars]:
     for piece in np.split(np.arange(len(bars)), edges):
         if len(piece):
             yield bars.take(piece[np.sort(last_of_each(bars.symbol[piece]))])
+
+
+_WHITELIST = Whitelist(
+    (
+        Carried(Indicators, given=("days",)),
+        Carried(Recursive),
+        Carried(RollingVwap),
+        Carried(Revisions),
+        *SYMBOL_CARRIED,
+        *SERIES_CARRIED,
+        *AVERAGE_CARRIED,
+    ),
+    FOLLOWS,
+)

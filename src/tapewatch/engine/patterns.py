@@ -32,6 +32,7 @@ from functools import cached_property
 import numpy as np
 
 from tapewatch.engine.columns import F64, I64, Bool
+from tapewatch.engine.frozen import Carried
 from tapewatch.engine.series import Bar, Part, Study, View
 
 _RECENT = 10
@@ -352,3 +353,5 @@ PATTERNS: dict[str, Study] = {
         value=_state_of(Swing(-1)),
     ),
 }
+
+PATTERN_CARRIED = (Carried(Streak, by_value=True), Carried(Swing, by_value=True))

@@ -11,7 +11,7 @@ import numpy as np
 
 from tapewatch.engine.bars import BarBuilder
 from tapewatch.engine.calendar import Session, SessionAt
-from tapewatch.engine.columns import F64, I64, MINUTE_NS, OPEN_END_NS, SECOND_NS, Bool
+from tapewatch.engine.columns import F64, I64, MINUTE_NS, SECOND_NS, Bool
 from tapewatch.engine.daily import DAILY_FACTS
 from tapewatch.engine.extremes import OPENING_MINUTES
 from tapewatch.engine.splits import suspect_split
@@ -41,7 +41,7 @@ class Quantities(ABC):
         self.minute = (now_ns - 1) // MINUTE_NS
         self.session = self._bars.session_of(self.minute)
         self.day_start_ns, self.day_minute = day_start_ns, day_start_ns // MINUTE_NS
-        self._covered = OPEN_END_NS not in self._bars.gaps.values()
+        self._covered = not self._bars.lacks(now_ns)
         self._memo.clear()
 
     @abstractmethod

@@ -11,18 +11,30 @@ from itertools import groupby
 
 import numpy as np
 
-from tapewatch.engine.bars import KEPT_TRADES, LATENESS_NS, NEVER_NS, REACH_MINUTES, Amendment, BarBuilder, Rows, Run
-from tapewatch.engine.board import Board, BoardRows
+from tapewatch.engine.bars import (
+    KEPT_TRADES,
+    LATENESS_NS,
+    NEVER_NS,
+    REACH_MINUTES,
+    Amendment,
+    BarBuilder,
+    Rows,
+    Run,
+    thawed,
+)
+from tapewatch.engine.board import BOARD_CARRIED, Board, BoardRows
 from tapewatch.engine.calendar import SESSION_NAMES, Session, TradingDays
 from tapewatch.engine.candles import latest
-from tapewatch.engine.columns import F64, LABELS, MINUTE_NS, SECOND_NS, Bars, Batch, Facts, Gap, Kind
+from tapewatch.engine.columns import F64, LABELS, MINUTE_NS, OPEN_END_NS, SECOND_NS, Bars, Batch, Facts, Gap, Kind
 from tapewatch.engine.conditions import Effect, Profile
 from tapewatch.engine.daily import DAILY_FACTS
+from tapewatch.engine.frozen import Carried, Frozen, Whitelist, freeze
 from tapewatch.engine.metrics import CATALOGUE, PUBLISHED, Kept
 from tapewatch.engine.official import CLOSE
 from tapewatch.engine.quantities import split_back
 from tapewatch.engine.rules import Match, Plan, Ruleset
-from tapewatch.engine.state import SymbolState
+from tapewatch.engine.rules.plan import RULE_CARRIED
+from tapewatch.engine.state import STATE_CARRIED, STATE_NAMES, SymbolState
 from tapewatch.engine.symbols import Index
 from tapewatch.engine.usual import UsualVolume
 
@@ -97,9 +109,49 @@ class Scanner:
         self._dirty = False
         self._last_change_ns = 0
         """Event time up to which something happened from which metrics still move for as long as windows reach."""
+        self._heals_ns = 0
+        """When the last gap whose end is known ends, maybe ahead: what is unknown within becomes known again."""
         self._scanned_session = -1
         self._scanned: F64 | None = None
         self._set_wants()
+
+    # -- as bytes -----------------------------------------------------------------------------------------------------
+
+    def freeze(self) -> bytes:
+        """All that it knows; `thaw` makes one of it that goes on as this one would."""
+        about = {
+            **self.bars.about(),
+            "scan_interval_ns": self.scan_interval_ns,
+            "board_interval_ns": self.board_interval_ns,
+        }
+        count, capacity = len(self.symbols), self.symbols.capacity
+        return freeze(
+            self, _WHITELIST, about=about, count=count, capacity=capacity, sealed=self.plan.sealed(_WHITELIST)
+        )
+
+    @classmethod
+    def thaw(
+        cls,
+        state: bytes,
+        *,
+        days: TradingDays,
+        profile: Profile,
+        scan_interval_ns: int = SECOND_NS,
+        board_interval_ns: int = 0,
+        lateness_ns: int = LATENESS_NS,
+        kept_trades: int = KEPT_TRADES,
+    ) -> "Scanner":
+        """`Invalid` for bytes that are damaged, of another engine, or of one that was made with other arguments."""
+        frozen = Frozen(state, _WHITELIST)
+        frozen.check(
+            {
+                "scan_interval_ns": scan_interval_ns,
+                "board_interval_ns": board_interval_ns,
+                "lateness_ns": lateness_ns,
+                "kept_trades": kept_trades,
+            }
+        )
+        return thawed(frozen, cls, days=days, profile=profile, kept_trades=kept_trades, catalogue=CATALOGUE)
 
     # -- rules --------------------------------------------------------------------------------------------------------
 
@@ -122,6 +174,8 @@ class Scanner:
         self.bars.gap(gap)
         self._dirty = True
         self._last_change_ns = max(self._last_change_ns, self.watermark_ns)
+        if gap.end_ns < OPEN_END_NS:
+            self._heals_ns = max(self._heals_ns, gap.end_ns)
 
     def learn(self, facts: Facts) -> None:
         """Take reference data of the running day, or keep them until their day begins; those of a day that has passed
@@ -305,7 +359,8 @@ class Scanner:
         nobody reads the clock (which says nothing while the market is closed): no metric can change before the next
         print or the end of the session.
         """
-        if now_ns - self._last_change_ns <= self._longest_ns:
+        healed_ns = self._heals_ns if self._heals_ns <= now_ns else 0
+        if now_ns - max(self._last_change_ns, healed_ns) <= self._longest_ns:
             return False
         at = self.bars.session_of((now_ns - 1) // MINUTE_NS)
         return at.start_ns == self._scanned_session and not (self._reads_clock and at.session)
@@ -313,7 +368,8 @@ class Scanner:
     def _sleep_until(self, watermark_ns: int) -> None:
         """Nothing before then needs to be looked at."""
         session = self.bars.session_of((self._next_event_ns - 1) // MINUTE_NS)
-        wake_ns = min(watermark_ns, session.end_ns, self._next_quarter_ns, self._next_day_ns)
+        heals_ns = self._heals_ns if self._heals_ns >= self._next_event_ns else NEVER_NS
+        wake_ns = min(watermark_ns, session.end_ns, heals_ns, self._next_quarter_ns, self._next_day_ns)
         for name, interval_ns in (
             ("_next_scan_ns", self.scan_interval_ns),
             ("_next_board_ns", self.board_interval_ns),
@@ -355,7 +411,7 @@ class Scanner:
         if not self._dirty or values.shape[1] <= _FEW_SYMBOLS:
             if self._scanned is not None and self._scanned.shape == values.shape:
                 changed = (self._scanned.view(np.int64) != values.copy().view(np.int64)).any(axis=1)
-            self._scanned = values.copy()
+            self._scanned = values = values.copy()
         else:
             self._scanned = None
         for texts in self.labels.values():
@@ -576,3 +632,6 @@ class Scanner:
         following = int(np.searchsorted(days.pre_ns, self._day_start_ns, side="right"))
         self._next_day_ns = int(days.pre_ns[following]) if following < len(days.pre_ns) else NEVER_NS
         self._dirty = True
+
+
+_WHITELIST = Whitelist((Carried(Scanner), Carried(Facts), *BOARD_CARRIED, *STATE_CARRIED, *RULE_CARRIED), STATE_NAMES)

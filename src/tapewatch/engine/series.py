@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tapewatch.engine.columns import F64, I64, Bool
+from tapewatch.engine.frozen import Carried
 from tapewatch.engine.symbols import Index
 
 Column = Literal["high", "low", "close", "open", "volume", "trades"]
@@ -354,3 +355,6 @@ def _widened(array: NDArray[Number], capacity: int, *, blank: float = 0) -> NDAr
     grown = np.full((*array.shape[:-1], capacity), blank, array.dtype)
     grown[..., : array.shape[-1]] = array
     return grown
+
+
+SERIES_CARRIED = (Carried(Series), Carried(_Running))

@@ -10,6 +10,7 @@ import numpy as np
 
 from tapewatch.engine.bars import BarBuilder
 from tapewatch.engine.columns import F64
+from tapewatch.engine.frozen import Carried
 from tapewatch.engine.symbols import Index
 
 
@@ -18,6 +19,10 @@ class Spans:
 
     def __init__(self, bars: BarBuilder) -> None:
         self._bars = bars
+        self.remake()
+
+    def remake(self, _: None = None) -> None:
+        """Sums are made again when somebody asks."""
         self._closed: dict[tuple[str, int], dict[int, F64]] = {}
         """By column and newest minute: by oldest minute what it comes to."""
         self._revised: list[Index] = []
@@ -77,3 +82,6 @@ _BLANK = {"high": -np.inf, "low": np.inf}
 
 def _combine(column: str) -> Any:
     return {"high": np.maximum, "low": np.minimum}.get(column, np.add)
+
+
+SPAN_CARRIED = (Carried(Spans, remade=("_closed", "_revised")),)

@@ -4,19 +4,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tapewatch.engine.bars import BarBuilder
+from tapewatch.engine.averages import AVERAGE_CARRIED, FOLLOWS
+from tapewatch.engine.bars import BAR_CARRIED, BarBuilder
 from tapewatch.engine.calendar import Session
 from tapewatch.engine.candles import Candles
 from tapewatch.engine.columns import F64, I64, Bool
 from tapewatch.engine.daily import DAILY_FACTS
-from tapewatch.engine.extremes import LargestTrades, NewExtremes, OpeningRanges, Path
+from tapewatch.engine.extremes import EXTREME_CARRIED, LargestTrades, NewExtremes, OpeningRanges, Path
+from tapewatch.engine.frames import FRAME_CARRIED
+from tapewatch.engine.frozen import Carried
 from tapewatch.engine.halts import Halts
-from tapewatch.engine.history import PriceHistory
+from tapewatch.engine.history import HISTORY_CARRIED, PriceHistory
 from tapewatch.engine.indicators import Recursive
+from tapewatch.engine.patterns import PATTERN_CARRIED, PATTERNS
 from tapewatch.engine.quotes import Quotes
-from tapewatch.engine.spans import Spans
+from tapewatch.engine.series import SERIES_CARRIED
+from tapewatch.engine.spans import SPAN_CARRIED, Spans
+from tapewatch.engine.studies import STUDIES
 from tapewatch.engine.timeframes import Timeframes
-from tapewatch.engine.usual import UsualVolume
+from tapewatch.engine.usual import USUAL_CARRIED, UsualVolume
 
 
 @dataclass(slots=True)
@@ -108,3 +114,23 @@ class SymbolState:
             grown = np.full(capacity, blank, old.dtype)
             grown[: len(old)] = old
             setattr(self, name, grown)
+
+
+STATE_CARRIED = (
+    Carried(SymbolState),
+    Carried(Recursive),
+    Carried(Halts),
+    Carried(Quotes),
+    Carried(Timeframes),
+    *BAR_CARRIED,
+    *SERIES_CARRIED,
+    *AVERAGE_CARRIED,
+    *PATTERN_CARRIED,
+    *HISTORY_CARRIED,
+    *SPAN_CARRIED,
+    *EXTREME_CARRIED,
+    *FRAME_CARRIED,
+    *USUAL_CARRIED,
+)
+STATE_NAMES = {**FOLLOWS, **STUDIES, **PATTERNS}
+"""Functions and tables that a state names."""

@@ -1,9 +1,18 @@
-"""The symbol table: names to the engine's own indices, in order of first appearance."""
+"""The symbol table: names to the engine's own indices, in order of first appearance; and whose a symbol is."""
+
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tapewatch.engine.frozen import Carried
+
 Index = NDArray[np.intp]
+
+
+def partition_of(symbol: str, partitions: int) -> int:
+    """Fixed for the life of an installation; the same in every process."""
+    return crc32(symbol.encode()) % partitions
 
 
 class SymbolTable:
@@ -12,7 +21,11 @@ class SymbolTable:
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
         self.capacity = 64
-        self._index: dict[str, int] = {}
+        self.remake()
+
+    def remake(self, _: None = None) -> None:
+        """What is known of the names."""
+        self._index: dict[str, int] = {name: place for place, name in enumerate(self.names)}
         self._dictionary: tuple[str, ...] | None = None
         self._translation: Index = np.zeros(0, np.intp)
 
@@ -42,3 +55,6 @@ class SymbolTable:
             self._translation = np.array([self._index[name] for name in dictionary], dtype=np.intp)
             self._dictionary = dictionary
         return self._translation
+
+
+SYMBOL_CARRIED = (Carried(SymbolTable, remade=("_index", "_dictionary", "_translation")),)

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from tapewatch.engine.bars import NEVER_NS
 from tapewatch.engine.columns import F64, I32, I64, MINUTE_NS, Bool
+from tapewatch.engine.frozen import Carried
 from tapewatch.engine.symbols import Index
 
 F32 = NDArray[np.float32]
@@ -236,3 +237,6 @@ def _widened(values: F32, capacity: int) -> F32:
     wide: F32 = np.zeros((len(values), capacity), np.float32)
     wide[:, : values.shape[1]] = values
     return wide
+
+
+USUAL_CARRIED = (Carried(UsualVolume), Carried(_Curve))

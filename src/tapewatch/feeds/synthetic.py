@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tapewatch.engine.columns import SECOND_NS, Batch, Kind
+from tapewatch.errors import FeedRefused
 from tapewatch.feeds.synthetic_listing import make_listing
 from tapewatch.feeds.synthetic_market import REGULAR_NS, DayShape, Step, SyntheticMarket, TradingDay
 from tapewatch.feeds.synthetic_prints import CONDITIONS, NO_ROWS, Rows, join_rows
@@ -27,7 +28,9 @@ class SyntheticFeed:
     Each batch covers `batch_s` of event time and ends with one mark: everything but late prints up to there has been
     emitted. A slow consumer gets every batch, late; nothing is skipped. The days' sessions are played one after the
     other without the nights between them, and iteration ends after the last one's post-market. Without days, one
-    regular session goes on for ever. Each call of `batches` plays from `start_ns` again.
+    regular session goes on for ever. Each call of `batches` plays from `start_ns` again, or from where `resume` put it:
+    the market then makes the rows before that once more, so it takes as long as making them, and goes on from there
+    with its time at once. The same seed, start and days make the same rows.
     """
 
     name = "synthetic"
@@ -56,20 +59,37 @@ class SyntheticFeed:
         self._seed, self._symbols, self._ticks_per_s, self._shaped = seed, symbols, ticks_per_s, shaped
         self._days, self._start_ns = tuple(days), start_ns
         self._clock, self._speed, self._batch_ns = clock, speed, max(1, round(batch_s * SECOND_NS))
+        self._behind = 0
+
+    def resume(self, rows: int) -> None:
+        if rows < 0:
+            raise ValueError("a feed cannot be resumed before its beginning")
+        self._behind = rows
 
     async def batches(self) -> AsyncIterator[Batch]:
         market = SyntheticMarket(
             seed=self._seed, symbols=self._symbols, ticks_per_s=self._ticks_per_s, shaped=self._shaped
         )
         names = market.listing.symbols
+        behind, self._behind = self._behind, 0
         wall_ns = self._clock.now_ns()
         played_ns = 0
-        for rows, start_ns, end_ns in _cut(market.play(self._days, start_ns=self._start_ns), self._batch_ns):
+        for piece, start_ns, end_ns in _cut(market.play(self._days, start_ns=self._start_ns), self._batch_ns):
+            rows = piece
+            if behind:
+                given = min(behind, len(piece))
+                behind -= given
+                await self._clock.sleep(0.0)  # a long way to go must not hold up the others
+                if behind:
+                    continue
+                rows, wall_ns = piece.take(slice(given, None)), self._clock.now_ns()
             played_ns += end_ns - start_ns
             due_ns = wall_ns + played_ns / self._speed
             # Sleeping for no time still lets the other tasks of the process run when we are behind.
             await self._clock.sleep(max(0.0, (due_ns - self._clock.now_ns()) / SECOND_NS))
             yield _to_batch(rows, names, mark_ns=end_ns)
+        if behind:
+            raise FeedRefused(f"more rows were played before than this market has, by {behind:,}: it is another")
 
 
 def synthetic_symbols(*, seed: int, symbols: int = 10_000) -> tuple[str, ...]:

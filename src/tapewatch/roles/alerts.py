@@ -1,7 +1,8 @@
 """alerts: each alert once, to `alerts.filtered:{p}` at once and to history; and what was learned of it later.
 
 Screens do not wait for the store: alerts are passed on while it is away, and saved in order when it is back. A repeat
-is harmless: the id is derived, claimed once in hot state, and unique in the store.
+is harmless: the id is derived, the role knows what it has passed on (after a restart, from its own stream), and the
+store keeps an id once.
 
 When a print is withdrawn, all alerts of its symbol that fired since that print get a note, because any of their metrics
 may have counted it. They are found in history, so the withdrawal waits in line behind the alerts before it. Then the
@@ -9,18 +10,24 @@ annotated alerts go to `alerts.filtered:{p}` once more.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import aclosing
 
 import structlog
 
 from tapewatch.documents import Alert, rfc3339
 from tapewatch.engine.scanner import Withdrawn
 from tapewatch.errors import Unavailable
-from tapewatch.ports import Alerts, Bus, Clock, HotState, Position, Store
-from tapewatch.roles.patience import patiently, read_on
+from tapewatch.ports import Alerts, Bus, Clock, Position, Store
+from tapewatch.roles.patience import patiently, publish
+from tapewatch.roles.recovery import Hole, Recovery
 from tapewatch.telemetry import ERRORS_TOTAL
 
-_CLAIM_TTL_S = 300.0
+KNOWN = 200_000
+"""Ids of alerts that were passed on, which a repeat is known by."""
+_KNOWN_ENTRIES = 2_000
+"""Of its own stream, read after a restart."""
 _LAST_SAVE_S = 1.5
 _MOST_AT_ONCE = 5_000
 MOST_PENDING = 50_000
@@ -34,32 +41,46 @@ class AlertsRole:
         self,
         *,
         bus: Bus,
-        hot: HotState,
         store: Store,
         clock: Clock,
         partition: int = 0,
         most_pending: int = MOST_PENDING,
+        resumes: bool = False,
     ) -> None:
-        self._bus, self._hot, self._store, self._clock, self._partition = bus, hot, store, clock, partition
-        self._name = f"alerts:{partition}"
+        """With `resumes` it goes on behind what an earlier one saved; else it begins with what the stream retains."""
+        self._bus, self._store, self._clock = bus, store, clock
+        self._name, self._filtered = f"alerts:{partition}", f"alerts.filtered:{partition}"
+        self.recovery = Recovery(self._name, self._name, bus=bus, clock=clock, store=store if resumes else None)
+        self._resumes = resumes
         self._most_pending = most_pending
+        self._known: OrderedDict[str, None] = OrderedDict()
         self._pending: list[tuple[Alert | Withdrawn, Position]] = []
         self._arrived = asyncio.Event()
         self._saving = asyncio.Lock()
-        self.position: Position | None = None
-        """The newest entry that was passed on."""
 
-    async def run(self) -> None:
+    @property
+    def position(self) -> Position | None:
+        """The newest entry that was passed on."""
+        return self.recovery.position
+
+    async def run(self, leave: asyncio.Event | None = None) -> None:
+        """Until the bus closes or `leave` is set."""
+        await self.recovery.begin()
+        await self._remember()
         async with asyncio.TaskGroup() as tasks:
             saving = tasks.create_task(self._save_as_they_come(), name="alerts store")
-            async for position, entry in read_on(self._bus, self._name, clock=self._clock, where="alerts.read"):
-                if isinstance(entry, Alerts):
-                    await self._pass_on(entry, position)
-                elif isinstance(entry, Withdrawn):
-                    self._queue([entry], position)
-                if len(self._pending) > self._most_pending:
-                    await self._save()
-                self.position = position
+            async with aclosing(self.recovery.entries(leave)) as entries:  # type: ignore[type-var]  # a generator
+                async for found in entries:
+                    if isinstance(found, Hole):
+                        continue
+                    position, entry = found
+                    if isinstance(entry, Alerts):
+                        await self._pass_on(entry, position)
+                    elif isinstance(entry, Withdrawn):
+                        self._queue([entry], position)
+                    if len(self._pending) > self._most_pending:
+                        await self._save()
+                    self.recovery.position = position
             saving.cancel()
         try:
             async with asyncio.timeout(_LAST_SAVE_S):
@@ -67,22 +88,34 @@ class AlertsRole:
         except TimeoutError:
             log.warning("alerts and notes not saved: the store is away", waiting=len(self._pending))
 
+    async def _remember(self) -> None:
+        """What an earlier one has passed on."""
+        if not self._resumes:
+            return
+        passed_on = await patiently(
+            lambda: self._bus.newest(self._filtered, _KNOWN_ENTRIES), clock=self._clock, where="alerts.begin"
+        )
+        for _, entry in passed_on:
+            if isinstance(entry, Alerts):
+                self._know(entry.alerts)
+
+    def _know(self, alerts: Sequence[Alert]) -> None:
+        self._known.update(dict.fromkeys(alert.alert_id for alert in alerts))
+        while len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+
     async def _pass_on(self, entry: Alerts, position: Position) -> None:
-        fresh = tuple([alert for alert in entry.alerts if await self._claim(alert)])
+        """To the store goes each of them: one that was passed on before need not have been saved."""
+        first = {alert.alert_id: alert for alert in reversed(entry.alerts) if alert.alert_id not in self._known}
+        fresh = tuple(alert for alert in entry.alerts if first.get(alert.alert_id) is alert)
         if fresh:
-            self._queue(fresh, position)
-            await self._bus.publish(f"alerts.filtered:{self._partition}", Alerts(fresh))
+            await publish(self._bus, self._filtered, Alerts(fresh), clock=self._clock, where="alerts.publish")
+            self._know(fresh)
+        self._queue(entry.alerts, position)  # now: one that was saved first would not be passed on by a successor
 
     def _queue(self, work: Sequence[Alert | Withdrawn], position: Position) -> None:
         self._pending += [(item, position) for item in work]
         self._arrived.set()
-
-    async def _claim(self, alert: Alert) -> bool:
-        try:
-            return await self._hot.claim(f"alert:{alert.alert_id}", self._name, ttl_s=_CLAIM_TTL_S)
-        except Unavailable:
-            ERRORS_TOTAL.labels(where="alerts.claim").inc()
-            return True  # twice on a screen is better than not at all, and the store keeps one
 
     async def _save_as_they_come(self) -> None:
         while True:
@@ -109,7 +142,7 @@ class AlertsRole:
             alerts.append(item)
         position = self._whole_entries(len(alerts))
         await patiently(
-            lambda: self._store.save_alerts(alerts, reader=self._name, position=position),
+            lambda: self._store.save_alerts(alerts, reader=self._name, position=position, owner=self.recovery.owner),
             clock=self._clock,
             where="alerts.store",
         )
@@ -124,6 +157,7 @@ class AlertsRole:
                 note=note_of(withdrawn),
                 reader=self._name,
                 position=position,
+                owner=self.recovery.owner,
             ),
             clock=self._clock,
             where="alerts.store",
@@ -132,7 +166,7 @@ class AlertsRole:
         if not changed:
             return
         try:
-            await self._bus.publish(f"alerts.filtered:{self._partition}", Alerts(tuple(changed)))
+            await self._bus.publish(self._filtered, Alerts(tuple(changed)))
         except Unavailable:  # history has the note, and so has every page that is loaded from now on
             ERRORS_TOTAL.labels(where="alerts.publish").inc()
 

@@ -1,10 +1,12 @@
 """bars: the tape into one-minute bars, for everybody who wants bars.
 
-Closed and revised bars go to `bars.finalized:{p}` at once and to the store in batches, together with the position up to
-which they are true. Live bars go to hot state each second.
+Closed and revised bars go to `bars.finalized:{p}` at once and to the store in batches. Live bars go to hot state each
+second. After a restart it goes on from the state that it kept; bars that it then makes again are the same again.
 """
 
 import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
 
 import msgspec
 import numpy as np
@@ -12,10 +14,11 @@ import structlog
 
 from tapewatch.documents import known, rfc3339
 from tapewatch.engine.bars import BarBuilder
-from tapewatch.engine.columns import Bars, Batch, Gap, concat_bars
+from tapewatch.engine.columns import MINUTE_NS, Bars, Batch, Gap, concat_bars, first_ns
 from tapewatch.errors import Unavailable
 from tapewatch.ports import Bus, Clock, HotState, Position, Store
-from tapewatch.roles.patience import patiently, read_on
+from tapewatch.roles.patience import patiently, publish
+from tapewatch.roles.recovery import Hole, Recovery
 from tapewatch.telemetry import ERRORS_TOTAL
 
 _LIVE_TTL_S = 300.0
@@ -29,6 +32,8 @@ log = structlog.get_logger("tapewatch")
 
 
 class BarsRole:
+    """`thaw` makes a builder of the state that an earlier one kept; without it every run begins with `builder`."""
+
     def __init__(
         self,
         *,
@@ -39,48 +44,74 @@ class BarsRole:
         clock: Clock,
         partition: int = 0,
         most_pending: int = MOST_PENDING,
+        thaw: Callable[[bytes], BarBuilder] | None = None,
     ) -> None:
         self._builder, self._bus, self._hot, self._store, self._clock = builder, bus, hot, store, clock
-        self._partition, self._name = partition, f"bars:{partition}"
+        self._partition, self._name, self._thaw = partition, f"bars:{partition}", thaw
+        self.recovery = Recovery(
+            self._name, f"ticks:{partition}", bus=bus, clock=clock, store=None if thaw is None else store
+        )
         self._most_pending = most_pending
         self._pending: list[Bars] = []
-        self._pending_to: Position | None = None
         self._flushing = asyncio.Lock()
+        self._hole_since_ns: int | None = None
         self._shown = np.zeros(0)
         self._shown_minute = -1
-        self.position: Position | None = None
-        """The newest entry of the tape that is in the bars."""
 
-    async def run(self) -> None:
+    @property
+    def position(self) -> Position | None:
+        """The newest entry of its stream that it has done."""
+        return self.recovery.position
+
+    async def run(self, leave: asyncio.Event | None = None) -> None:
+        """Until the bus closes or `leave` is set."""
+        self._builder = await self.recovery.begin(self._thaw) or self._builder
         async with asyncio.TaskGroup() as tasks:
             flushing = tasks.create_task(self._flush_each_second(), name="bars store")
             showing = tasks.create_task(self._show_each_second(), name="live bars")
-            async for position, entry in read_on(
-                self._bus, f"ticks:{self._partition}", clock=self._clock, where="bars.read"
-            ):
-                if isinstance(entry, Batch):
-                    await self._publish(self._builder.step(entry), position)
-                elif isinstance(entry, Gap):
-                    self._builder.gap(entry)
-                self.position = position
+            async with aclosing(self.recovery.entries(leave)) as entries:  # type: ignore[type-var]  # a generator
+                async for found in entries:
+                    if isinstance(found, Hole):
+                        self._hole_since_ns = self._builder.open_minute * MINUTE_NS
+                        continue
+                    position, entry = found
+                    if isinstance(entry, Batch):
+                        self._bridge(entry)
+                        await self._publish(self._builder.step(entry))
+                    elif isinstance(entry, Gap):
+                        self._builder.gap(entry)
+                    self.recovery.position = position
+                    if self.recovery.due:
+                        tasks.create_task(
+                            self.recovery.keep(self._builder.freeze(), after=self._flush), name="bars state"
+                        )
             flushing.cancel()
             showing.cancel()
+        await self.recovery.leave(self._builder.freeze, after=self._flush)
         try:
             async with asyncio.timeout(_LAST_FLUSH_S):
                 await self._flush()
         except TimeoutError:
             log.warning("bars not saved: the store is away", bars=self._waiting)
 
+    def _bridge(self, batch: Batch) -> None:
+        """Behind a hole in the tape: what it swallowed may be missing."""
+        begin_ns = first_ns(batch)
+        if self._hole_since_ns is None or begin_ns is None:
+            return
+        if self._builder.first_minute is not None and begin_ns > self._hole_since_ns:
+            self._builder.gap(Gap(self._hole_since_ns, begin_ns, "lost"))
+        self._hole_since_ns = None
+
     @property
     def _waiting(self) -> int:
         return sum(map(len, self._pending))
 
-    async def _publish(self, bars: Bars, position: Position) -> None:
+    async def _publish(self, bars: Bars) -> None:
         if not len(bars):
             return
         self._pending.append(bars)
-        self._pending_to = position
-        await self._bus.publish(f"bars.finalized:{self._partition}", bars)
+        await publish(self._bus, f"bars.finalized:{self._partition}", bars, clock=self._clock, where="bars.publish")
         if self._waiting > self._most_pending:
             await self._flush()
 
@@ -92,12 +123,12 @@ class BarsRole:
     async def _flush(self) -> None:
         """All that is pending, in order; it leaves the list when the store has it."""
         async with self._flushing:
-            parts, position = list(self._pending), self._pending_to
+            parts = list(self._pending)
             if not parts:
                 return
             bars = concat_bars(parts)
             await patiently(
-                lambda: self._store.save_bars(bars, reader=self._name, position=position),
+                lambda: self._store.save_bars(bars, reader=self._name, owner=self.recovery.owner),
                 clock=self._clock,
                 where="bars.store",
             )

@@ -19,6 +19,13 @@ LONGEST_WAIT_S = 5.0
 log = structlog.get_logger("tapewatch")
 T = TypeVar("T")
 
+_waits: dict[str, str] = {}
+
+
+def waits() -> dict[str, str]:
+    """What this process waits for now: the place, and what the server that is away said."""
+    return dict(_waits)
+
 
 async def pause(clock: Clock, wait_s: float, *, longest_s: float = LONGEST_WAIT_S) -> float:
     """Sleep a random part of `wait_s`, so that many do not come back at once; the next wait is returned."""
@@ -36,11 +43,22 @@ async def patiently(attempt: Callable[[], Awaitable[T]], *, clock: Clock, where:
             ERRORS_TOTAL.labels(where=where).inc()
             if wait_s == FIRST_WAIT_S:
                 log.warning("waiting", where=where, why=str(error))
-            wait_s = await pause(clock, wait_s)
+            _waits[where] = str(error)
+            try:
+                wait_s = await pause(clock, wait_s)
+            except BaseException:
+                _waits.pop(where, None)
+                raise
         else:
             if wait_s > FIRST_WAIT_S:
+                _waits.pop(where, None)
                 log.warning("going on", where=where)
             return result
+
+
+async def publish(bus: Bus, stream: str, entry: Entry, *, clock: Clock, where: str) -> None:
+    """Until the bus has it: publishing again what may have arrived does not double it."""
+    await patiently(lambda: bus.publish(stream, entry), clock=clock, where=where)
 
 
 async def read_on(bus: Bus, stream: str, *, clock: Clock, where: str) -> AsyncIterator[tuple[Position, Entry]]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tapewatch.documents import known, rfc3339
 from tapewatch.engine.board import BoardRows, merge_boards
+from tapewatch.engine.columns import SECOND_NS
 from tapewatch.engine.toplists import SYSTEM_TOPLISTS, Toplist, rank
 from tapewatch.errors import Unavailable
 from tapewatch.ports import Bus, Clock, HotState, Ranked
@@ -18,6 +19,7 @@ from tapewatch.roles.patience import read_on
 from tapewatch.telemetry import ERRORS_TOTAL
 
 CHANNEL = "toplists.updated"
+STALE_NS = 3 * SECOND_NS
 _TTL_S = 300.0
 _RANKED = 500
 """Symbols kept in hot state from each end of a ranking."""
@@ -28,7 +30,8 @@ _METRICS = tuple(dict.fromkeys([*_COLUMNS, *(toplist.metric for toplist in SYSTE
 
 class ToplistsRole:
     """Waits for the boards of all partitions at one scan. A partition that has gone on to the next scan before another
-    reached this one leaves it out: only the newest board matters.
+    reached this one leaves it out: only the newest board matters. One that stays behind for longer than `STALE_NS` does
+    not hold the others up: the lists go on without its symbols, and say how many partitions are missing.
     """
 
     def __init__(self, *, bus: Bus, hot: HotState, clock: Clock, partitions: int = 1) -> None:
@@ -36,6 +39,8 @@ class ToplistsRole:
         self._boards: dict[int, BoardRows] = {}
         self._symbols: tuple[str, ...] = ()
         self._by_name = np.zeros(0, np.intp)
+        self._first_ns = 0
+        self._missing = 0
         self.ranked_ns = 0
         """Event time of the newest board whose lists are out."""
 
@@ -48,12 +53,23 @@ class ToplistsRole:
         async for _, entry in read_on(self._bus, f"board:{partition}", clock=self._clock, where="toplists.read"):
             if isinstance(entry, BoardRows):
                 self._boards[partition] = entry
-                boards = [self._boards[p] for p in sorted(self._boards)]
-                if len(boards) == self._partitions and len({board.ts_ns for board in boards}) == 1:
+                boards = self._of_one_scan(entry.ts_ns)
+                if boards:
+                    self._missing = self._partitions - len(boards)
                     try:
                         await self._rank(self._in_order(merge_boards(boards)))
                     except Unavailable:  # the next board comes in a second
                         ERRORS_TOTAL.labels(where="toplists.rank").inc()
+
+    def _of_one_scan(self, ts_ns: int) -> list[BoardRows]:
+        """The boards of that scan, once there is one of every partition that keeps up."""
+        boards = [self._boards[p] for p in sorted(self._boards) if self._boards[p].ts_ns == ts_ns]
+        behind = sum(ts_ns - STALE_NS < board.ts_ns < ts_ns for board in self._boards.values())
+        unseen = self._partitions - len(self._boards)
+        if not self._first_ns:
+            self._first_ns = ts_ns
+        waits = behind or (unseen and ts_ns < self._first_ns + STALE_NS) or ts_ns <= self.ranked_ns
+        return [] if waits else boards
 
     def _in_order(self, board: BoardRows) -> BoardRows:
         """The metrics that are shown, symbols by name: then equal values stand in the same order here, in hot state,
@@ -80,12 +96,12 @@ class ToplistsRole:
             await self._hot.rank(key, ranking, ttl_s=_TTL_S)
             await asyncio.sleep(0)  # alerts of the same scan go first
         for toplist in SYSTEM_TOPLISTS.values():
-            await self._bus.notify(CHANNEL, _frame(toplist, board, row))
+            await self._bus.notify(CHANNEL, _frame(toplist, board, row, missing=self._missing))
             await asyncio.sleep(0)
         self.ranked_ns = board.ts_ns
 
 
-def _frame(toplist: Toplist, board: BoardRows, row: dict[str, int]) -> bytes:
+def _frame(toplist: Toplist, board: BoardRows, row: dict[str, int], *, missing: int) -> bytes:
     values = board.values[row[toplist.metric]]
     top = rank(values, descending=toplist.descending, limit=_SHOWN)
     columns = [board.values[row[name], top].tolist() for name in _COLUMNS]
@@ -111,6 +127,7 @@ def _frame(toplist: Toplist, board: BoardRows, row: dict[str, int]) -> bytes:
                 "session": board.session,
                 "timestamp": rfc3339(board.ts_ns),
                 "rankings": rankings,
+                **({"partitions_missing": missing} if missing else {}),
             },
         }
     )

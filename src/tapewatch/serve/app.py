@@ -32,6 +32,7 @@ from tapewatch.serve.api import (
 )
 from tapewatch.serve.api.query import NO_DOUBLES
 from tapewatch.serve.bodies import with_definitions
+from tapewatch.serve.gateway import Gateway
 from tapewatch.serve.guard import Guard
 from tapewatch.serve.problems import answer_http_exception, answer_tapewatch_error, answer_validation_error
 from tapewatch.serve.services import Services
@@ -68,14 +69,29 @@ def create_app(services: Services) -> FastAPI:
         audit.router(services),
         metrics.router(),
         system.status_router(services),
-        system.probes_router(services, prefix=API),
+        system.probes_router(services.ready, prefix=API),
     ):
         app.include_router(router, dependencies=[NO_DOUBLES])
-    app.include_router(system.probes_router(services), include_in_schema=False)
+    app.include_router(system.probes_router(services.ready), include_in_schema=False)
     app.include_router(system.prometheus_router())
     app.add_api_websocket_route("/ws", services.gateway.connect)
     _add_page(app, services.ui)
     _complete_document(app)
+    return app
+
+
+def create_small_app(
+    ready: Callable[[], tuple[bool, str]], *, gateway: Gateway | None = None, hosts: frozenset[str] = frozenset()
+) -> FastAPI:
+    """What a process without REST answers: probes, Prometheus, and with a gateway ``/ws``."""
+    app = FastAPI(title="tapewatch", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_middleware(Guard, origins=frozenset(), hosts=hosts)
+    app.add_exception_handler(TapewatchError, answer_tapewatch_error)
+    app.add_exception_handler(HTTPException, answer_http_exception)
+    app.include_router(system.probes_router(ready))
+    app.include_router(system.prometheus_router())
+    if gateway is not None:
+        app.add_api_websocket_route("/ws", gateway.connect)
     return app
 
 

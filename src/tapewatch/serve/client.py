@@ -1,15 +1,17 @@
 """One WebSocket client as the gateway sees it: what it wants, what waits for it, and whether it behaves.
 
 It never touches a socket and never waits. Alerts wait in one log for all clients, in which each client has its own
-place, so a burst costs its memory once however many clients are behind.
+number, so a burst costs its memory once however many clients are behind. What a client missed before it came back
+waits for it alone, and goes first.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
-MAX_ALERTS = 20_000
-MAX_ALERT_BYTES = 8 * 1024 * 1024
+from tapewatch.serve.alert_log import AlertLog, Outgoing
+
 MAX_REPLIES = 500
 MAX_REPLY_BYTES = 256 * 1024
 MAX_SUBSCRIPTIONS = 200
@@ -25,67 +27,27 @@ class Ending(NamedTuple):
     flush: bool
 
 
-class Outgoing(NamedTuple):
-    frame: str
-    received_ns: int | None
-    """Of an alert: when its trades arrived, 0 in a replay; None for every other frame."""
-
-
-class AlertLog:
-    """The newest alert frames, `alerts` of them and `max_bytes` at most. Full, it drops the oldest, and a client that
-    has not taken that one yet is slow.
-    """
-
-    def __init__(self, *, alerts: int = MAX_ALERTS, max_bytes: int = MAX_ALERT_BYTES) -> None:
-        self.first = 0
-        """The place of the oldest frame that is held."""
-        self._alerts, self._max_bytes = alerts, max_bytes
-        self._frames: deque[Outgoing] = deque()
-        self._bytes = 0
-
-    @property
-    def end(self) -> int:
-        """The place of the next frame."""
-        return self.first + len(self._frames)
-
-    def is_far_back(self, place: int) -> bool:
-        """Whether more than half of what the log can hold comes after that place."""
-        after = self.end - place
-        return 2 * after > self._alerts or 2 * after * self._bytes > self._max_bytes * len(self._frames)
-
-    def append(self, frame: str, received_ns: int | None) -> None:
-        self._frames.append(Outgoing(frame, received_ns))
-        self._bytes += len(frame)  # frames are nearly all ASCII, so their length is their size
-        while len(self._frames) > self._alerts or self._bytes > self._max_bytes:
-            self._drop()
-
-    def at(self, place: int) -> Outgoing:
-        return self._frames[place - self.first]
-
-    def forget(self, place: int) -> None:
-        """Drop what stands before `place`, because everybody has it."""
-        while self.first < place:
-            self._drop()
-
-    def _drop(self) -> None:
-        self._bytes -= len(self._frames.popleft().frame)
-        self.first += 1
-
-
 class Client:
-    """Replies go first, then alerts in order, then of each toplist the newest frame.
+    """Replies go first, then what it missed, then alerts in order, then of each toplist the newest frame.
 
     Toplist frames do not count as waiting: there is one a list at most, and all clients share the same text.
     """
 
     def __init__(self, alerts: AlertLog) -> None:
         self.ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self.place = alerts.end
-        """The next alert to send, as a place in the log."""
+        self.next = alerts.end
+        """The next alert to send, as its number in the log."""
+        self.began = alerts.end
+        """The first one after its welcome."""
+        self.heard = 0
+        """Messages from the client."""
+        self.held = False
+        """Alerts are kept back: it is not welcomed yet, or what it missed is being looked for."""
         self.took_s = self.ending.get_loop().time()
         """When it last took an alert or had none to take, by the loop's clock."""
         self._alerts = alerts
         self._wants_alerts = True
+        self._missed: deque[Outgoing] = deque()
         self._replies: deque[str] = deque()
         self._reply_bytes = 0
         self._toplists: dict[str, str] = {}
@@ -101,14 +63,16 @@ class Client:
     @wants_alerts.setter
     def wants_alerts(self, wants: bool) -> None:
         if wants and not self._wants_alerts:
-            self.place = self._alerts.end
+            self.next = self._alerts.end
+        if not wants:
+            self._missed.clear()
         self._wants_alerts = wants
 
     def see_alerts(self) -> None:
-        """The log has grown. A client that lost its place in it is slow."""
-        if not self._wants_alerts:
-            self.place = self._alerts.end
-        elif self.place < self._alerts.first:
+        """The log has grown. A client that lacks one which the log dropped is slow."""
+        if self.held or not self._wants_alerts:
+            self.next = self._alerts.end
+        elif self.next < self._alerts.first:
             self.end(4008, "slow")
         else:
             self._something.set()
@@ -117,6 +81,28 @@ class Client:
         if toplist in self._subscriptions:
             self._toplists[toplist] = frame
             self._something.set()
+
+    def welcome(self, frame: str) -> None:
+        """From here on it gets alerts."""
+        self.held = False
+        self.next = self.began = self._alerts.end
+        self.reply(frame)
+
+    def go_on_after(self, missed: Sequence[Outgoing]) -> None:
+        """Send these and then what comes from now on. The caller has not waited since it found them."""
+        self._missed.extend(missed)
+        self.next = self._alerts.end
+        self._release()
+
+    def go_on_from_welcome(self) -> None:
+        """Send all alerts since the welcome, again."""
+        self.next = self.began
+        self._release()
+        self.see_alerts()
+
+    def _release(self) -> None:
+        self.held = False
+        self._something.set()
 
     def reply(self, frame: str) -> None:
         if self.ending.done():
@@ -142,11 +128,13 @@ class Client:
             return Outgoing(frame, None)
         if self.ending.done():
             return None
-        if self._wants_alerts:
+        if self._wants_alerts and not self.held:
             self.took_s = self.ending.get_loop().time()
-            if self._alerts.first <= self.place < self._alerts.end:
-                self.place += 1
-                return self._alerts.at(self.place - 1)
+            if self._missed:
+                return self._missed.popleft()
+            if self._alerts.first <= self.next < self._alerts.end:
+                self.next += 1
+                return self._alerts.at(self.next - 1)
         if self._toplists:
             oldest = next(iter(self._toplists))
             return Outgoing(self._toplists.pop(oldest), None)

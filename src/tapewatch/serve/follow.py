@@ -1,6 +1,7 @@
-"""Reading a stream from its tail on for as long as the process lives: what live views and sockets need.
+"""Reading a stream from its tail on for as long as the process lives: what live views need.
 
-It owns the waiting and the starting over. It never stores a position: whoever must miss nothing reads for itself.
+It owns the waiting and the starting over. It keeps no position: whoever must miss nothing, as `AlertTail`, reads for
+itself.
 """
 
 import random
@@ -10,7 +11,7 @@ from tapewatch.errors import PositionLost, Unavailable
 from tapewatch.ports import Bus, Clock, Entry, Position
 from tapewatch.telemetry import ERRORS_TOTAL
 
-_FIRST_WAIT_S = 0.1
+FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 5.0
 
 
@@ -18,7 +19,7 @@ async def follow(bus: Bus, stream: str, *, clock: Clock) -> AsyncIterator[Entry]
     """Entries published from now on, until the bus closes. Entries lost to trimming are counted and skipped."""
     after: Position | None = None
     from_tail = True
-    wait_s = _FIRST_WAIT_S
+    wait_s = FIRST_WAIT_S
     while True:
         try:
             if from_tail:
@@ -26,7 +27,7 @@ async def follow(bus: Bus, stream: str, *, clock: Clock) -> AsyncIterator[Entry]
                 from_tail = False
             async for position, entry in bus.read(stream, after):
                 after = position
-                wait_s = _FIRST_WAIT_S
+                wait_s = FIRST_WAIT_S
                 yield entry
         except PositionLost:
             ERRORS_TOTAL.labels(where=f"follow:{stream}").inc()

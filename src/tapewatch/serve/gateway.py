@@ -1,33 +1,40 @@
 """The WebSocket gateway: alerts, notes on them, and toplists to every client that asked, each frame encoded once.
 
-It reads ``alerts.filtered:{p}`` and the channel ``toplists.updated`` and owns nothing that must survive. What waits for
-a client is bounded, and one task a client does the waiting. A burst of alerts larger than the log waits for the clients
-that read; one that stalls is closed, and so delays nobody for longer than `STALL_S`. The messages are described in
-``docs/protocol.md``.
+`AlertTail` reads the alerts for it, and `Resumes` finds what a client missed; it owns nothing that must survive. What
+waits for a client is bounded, and one task a client does the waiting. A burst of alerts larger than the log waits for
+the clients that read; one that stalls is closed, and so delays nobody for longer than `STALL_S`. The messages are
+described in ``docs/protocol.md``.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from typing import Any, Literal
+from itertools import islice
+from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import ConfigDict, Field, ValidationError
 from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected, WebSocketState
 
-from tapewatch.documents import Alert, Document, load_json
+from tapewatch.documents import Document, load_json
 from tapewatch.errors import Invalid, Unavailable
-from tapewatch.ports import Alerts, Bus, Clock
-from tapewatch.serve.client import AlertLog, Client, Ending
-from tapewatch.serve.follow import follow, pause
+from tapewatch.ports import Bus, Clock, Store
+from tapewatch.serve.alert_log import AlertLog, Outgoing, frame_of
+from tapewatch.serve.alert_tail import AlertTail
+from tapewatch.serve.api import API
+from tapewatch.serve.api.query import IDENTIFIER
+from tapewatch.serve.client import Client, Ending
+from tapewatch.serve.follow import pause
+from tapewatch.serve.resume import Missed, Resumes, parse_places
 from tapewatch.serve.server import ABORT, HEARTBEAT_S, MAX_FRAME_BYTES
 from tapewatch.telemetry import (
     ALERT_DELIVERY_LATENCY_SECONDS,
     ALERTS_DELIVERED_TOTAL,
     ERRORS_TOTAL,
     WEBSOCKET_CONNECTIONS,
+    WEBSOCKET_RESUMES_TOTAL,
 )
 
 PROTOCOL = 1
@@ -38,6 +45,9 @@ STALL_S = 0.25
 """A burst waits for clients that are half a log behind. One that takes nothing for so long is closed."""
 PATIENCE_S = 5.0
 """So is one that reads, but kept a scan's alerts waiting for so long in all."""
+WELCOME_WAIT_S = 2.0
+"""A gateway that starts reads the streams back first, so that its welcome can name the places."""
+RESUME_WAIT_S = 10.0
 _CHUNK = 100
 _LOOK_AGAIN_S = 0.005
 
@@ -56,12 +66,25 @@ class _ToplistFrame(msgspec.Struct):
 class _Message(Document):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    type: Literal["subscribe_toplist", "unsubscribe_toplist", "subscribe_alerts", "unsubscribe_alerts", "ping"]
+    type: Literal[
+        "subscribe_toplist", "unsubscribe_toplist", "subscribe_alerts", "unsubscribe_alerts", "ping", "resume"
+    ]
 
 
 class _ToplistMessage(_Message):
     toplist_id: str = Field(max_length=128)
     toplist_type: str = Field(default="system", max_length=32)
+
+
+class _Where(Document):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    last_id: str | None = Field(default=None, pattern=IDENTIFIER)
+    places: dict[str, Annotated[str, Field(max_length=64)]] = Field(default={})
+
+
+class _ResumeMessage(_Message):
+    data: _Where
 
 
 _MODELS: dict[str, type[_Message]] = {
@@ -70,18 +93,12 @@ _MODELS: dict[str, type[_Message]] = {
     "subscribe_alerts": _Message,
     "unsubscribe_alerts": _Message,
     "ping": _Message,
+    "resume": _ResumeMessage,
 }
 _read_frame = msgspec.json.Decoder(_ToplistFrame).decode
 
 
-def _frame(kind: str, data: Any = None) -> str:
-    """NaN becomes null."""
-    content = {"type": kind} if data is None else {"type": kind, "data": data}
-    return msgspec.json.encode(content).decode()
-
-
-_WELCOME = _frame("welcome", {"protocol": PROTOCOL, "heartbeat_s": HEARTBEAT_S})
-_PONG = _frame("pong")
+_PONG = frame_of("pong")
 
 
 class Gateway:
@@ -93,6 +110,7 @@ class Gateway:
         clock: Clock,
         *,
         toplists: Collection[str],
+        store: Store | None = None,
         partitions: int = 1,
         max_clients: int = 2_000,
         alerts: AlertLog | None = None,
@@ -111,6 +129,16 @@ class Gateway:
         self._clients: set[Client] = set()
         self._alerts = alerts or AlertLog()
         self._newest: dict[str, str] = {}
+        self._tail = AlertTail(
+            bus,
+            clock,
+            store=store,
+            partitions=partitions,
+            alerts=self._alerts,
+            deliver=self._deliver,
+            lost=self._send_away,
+        )
+        self._resumes = Resumes(bus, self._alerts, store=store, partitions=partitions)
 
     @property
     def clients(self) -> int:
@@ -120,25 +148,15 @@ class Gateway:
         """Hand out alerts and toplists, from now on until the bus closes."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_toplists(), name="gateway toplists")
-            for partition in range(self._partitions):
-                tasks.create_task(self._follow_alerts(partition), name=f"gateway alerts {partition}")
+            tasks.create_task(self._tail.run(), name="gateway alerts")
 
-    async def _follow_alerts(self, partition: int) -> None:
-        async for entry in follow(self._bus, f"alerts.filtered:{partition}", clock=self._clock):
-            if isinstance(entry, Alerts):
-                await self._deliver(entry.alerts)
-
-    async def _deliver(self, alerts: Sequence[Alert]) -> None:
+    async def _deliver(self, alerts: Iterable[Outgoing]) -> None:
         """In pieces, so that clients take some while others are still being encoded."""
         waited_s: defaultdict[Client, float] = defaultdict(float)
-        for start in range(0, len(alerts), _CHUNK):
-            if not self._clients:
-                return
-            for alert in alerts[start : start + _CHUNK]:
-                if alert.note:  # an alert of before: it is neither counted nor timed again
-                    self._alerts.append(_frame("alert_note", alert.as_json()), None)
-                else:
-                    self._alerts.append(_frame("alert", alert.as_json()), alert.received_ns)
+        coming = iter(alerts)
+        while piece := list(islice(coming, _CHUNK)):
+            for new in piece:
+                self._alerts.append(new)
             for client in self._clients:
                 client.see_alerts()
             await asyncio.sleep(0)
@@ -149,8 +167,7 @@ class Gateway:
         now_s = asyncio.get_running_loop().time
         while True:
             clients = [client for client in self._clients if not client.ending.done()]
-            self._alerts.forget(min((client.place for client in clients), default=self._alerts.end))
-            behind = [client for client in clients if self._alerts.is_far_back(client.place)]
+            behind = [client for client in clients if self._alerts.is_far_back(client.next)]
             if not behind:
                 return
             before_s = now_s()
@@ -159,6 +176,11 @@ class Gateway:
                 waited_s[client] += now_s() - before_s
                 if now_s() - client.took_s > STALL_S or waited_s[client] > self._patience_s:
                     client.end(4008, "slow")
+
+    def _send_away(self) -> None:
+        """Alerts were lost. Who resumes hears of it."""
+        for client in self._clients:
+            client.end(1012, "alerts were lost")
 
     async def _follow_toplists(self) -> None:
         wait_s = 0.1
@@ -194,15 +216,23 @@ class Gateway:
             await websocket.send_denial_response(PlainTextResponse("too many clients", 503, {"Retry-After": "5"}))
             return
         client = Client(self._alerts)
-        client.reply(_WELCOME)
+        client.held = True
         self._clients.add(client)  # counted before the first await, so that a storm cannot slip past the limit
         WEBSOCKET_CONNECTIONS.inc()
         try:
             await websocket.accept()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WELCOME_WAIT_S):
+                    await self._tail.begun.wait()
+            client.welcome(frame_of("welcome", {"protocol": PROTOCOL, "heartbeat_s": HEARTBEAT_S, **self._places()}))
             await self._serve(websocket, client)
         finally:
             self._clients.discard(client)
             WEBSOCKET_CONNECTIONS.dec()
+
+    def _places(self) -> dict[str, dict[str, str]]:
+        """Where live alerts begin now."""
+        return {"places": {str(partition): place.text() for partition, place in sorted(self._alerts.reached.items())}}
 
     async def _serve(self, websocket: WebSocket, client: Client) -> None:
         reader = asyncio.create_task(self._read(websocket, client), name="websocket reader")
@@ -247,19 +277,18 @@ class Gateway:
                     return
                 await client.wait()
                 continue
-            frame, received_ns = outgoing
             try:
                 async with asyncio.timeout(self._send_timeout_s):
-                    await websocket.send({"type": "websocket.send", "text": frame})
+                    await websocket.send({"type": "websocket.send", "text": outgoing.frame})
             except TimeoutError:
                 client.end(4008, "slow")
                 return
             except (WebSocketDisconnect, WebSocketDisconnected):
                 return
-            if received_ns is not None:
+            if outgoing.received_ns is not None:
                 ALERTS_DELIVERED_TOTAL.inc()
-                if received_ns > 0:
-                    ALERT_DELIVERY_LATENCY_SECONDS.observe((self._clock.now_ns() - received_ns) / 1e9)
+                if outgoing.received_ns > 0:
+                    ALERT_DELIVERY_LATENCY_SECONDS.observe((self._clock.now_ns() - outgoing.received_ns) / 1e9)
 
     async def _read(self, websocket: WebSocket, client: Client) -> None:
         with suppress(WebSocketDisconnected):
@@ -271,34 +300,77 @@ class Gateway:
                     client.reply(_error("too_many", "more than 20 messages in a second"))
                     client.end(4429, "too many messages", flush=True)
                     return
-                self._handle(message.get("text"), client)
+                asked = self._handle(message.get("text"), client)
+                if asked is not None:
+                    await self._resume(asked, client)
 
-    def _handle(self, text: str | None, client: Client) -> None:
+    def _handle(self, text: str | None, client: Client) -> _Where | None:
+        """Obey or complain. A wish to resume takes time: it is returned."""
+        client.heard += 1
+        message = self._understood(text, client)
+        if isinstance(message, _ResumeMessage):
+            return message.data
+        if message is not None:
+            self._obey(message, client)
+        return None
+
+    def _understood(self, text: str | None, client: Client) -> _Message | None:
         if text is None:
             client.complain(_error("bad_message", "frames must be text"))
-            return
+            return None
         if len(text) > MAX_FRAME_BYTES:
             client.end(1009, "message too large")
-            return
+            return None
         try:
             raw = load_json(text)
         except Invalid as error:
             client.complain(_error("bad_json", error.why))
-            return
+            return None
         kind = raw.get("type") if isinstance(raw, dict) else None
         if not isinstance(kind, str):
             client.complain(_error("bad_message", "must be an object with a type"))
-            return
+            return None
         model = _MODELS.get(kind)
         if model is None:
             client.complain(_error("unknown_type", f"the types are {', '.join(_MODELS)}"))
-            return
+            return None
         try:
-            message = model.model_validate(raw)
+            return model.model_validate(raw)
         except ValidationError:
             client.complain(_error("bad_message", f"has other fields than a {kind} message"))
+            return None
+
+    async def _resume(self, where: _Where, client: Client) -> None:
+        """Once a connection, and before anything else, so that it costs what a connection costs."""
+        if client.heard > 1:
+            client.complain(_error("bad_resume", "resume must be the first message"))
             return
-        self._obey(message, client)
+        client.held = True
+        try:
+            async with asyncio.timeout(RESUME_WAIT_S):
+                await self._tail.begun.wait()
+                missed = await self._resumes.find(parse_places(where.places, self._partitions), where.last_id)
+        except Invalid as error:
+            client.complain(_error("bad_resume", str(error)))
+            client.go_on_from_welcome()
+        except (Unavailable, TimeoutError):
+            ERRORS_TOTAL.labels(where="gateway.resume").inc()
+            client.end(1013, "try again later")
+        else:
+            self._go_on(missed, client)
+
+    def _go_on(self, missed: Missed, client: Client) -> None:
+        """From here to the end nobody waits, so the log's end is still where `missed` ends."""
+        WEBSOCKET_RESUMES_TOTAL.labels(recovered=str(missed.recovered).lower()).inc()
+        follow = len(missed.frames) if missed.recovered else self._alerts.end - client.began
+        answer: dict[str, Any] = {"recovered": missed.recovered, "alerts": follow, **self._places()}
+        if not missed.recovered:
+            answer |= {"why": missed.why, "see": f"{API}/alerts"}
+        client.reply(frame_of("resumed", answer))
+        if missed.recovered:
+            client.go_on_after([frame._replace(received_ns=frame.received_ns and 0) for frame in missed.frames])
+        else:
+            client.go_on_from_welcome()
 
     def _obey(self, message: _Message, client: Client) -> None:
         if message.type == "ping":
@@ -319,4 +391,4 @@ class Gateway:
 
 
 def _error(code: str, message: str) -> str:
-    return _frame("error", {"code": code, "message": message})
+    return frame_of("error", {"code": code, "message": message})

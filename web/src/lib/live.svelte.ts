@@ -49,6 +49,7 @@ class Live {
   #socket = new TapeSocket(`${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/ws`, {
     state: (state) => this.#connection(state),
     message: (message) => this.#receive(message),
+    missed: () => this.#historyLoaded && void this.#loadMissed().catch((error: unknown) => (this.notice = explain(error))),
   });
   #movements = new Map<string, Movement>();
   #newestMs = -Infinity;
@@ -113,7 +114,7 @@ class Live {
   async #load(): Promise<void> {
     if (this.toplists.length === 0) this.toplists = (await api.toplists()).items;
     if (this.metrics.length === 0) this.metrics = (await api.metrics()).items;
-    await (this.#historyLoaded ? this.#loadMissed() : this.#loadHistory());
+    if (!this.#historyLoaded) await this.#loadHistory();
   }
 
   async #loadHistory(): Promise<void> {

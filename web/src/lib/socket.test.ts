@@ -5,7 +5,7 @@ class FakeSocket {
   static OPEN = 1;
   static made: FakeSocket[] = [];
   readyState = 0;
-  sent: { type: string; toplist_id?: string }[] = [];
+  sent: { type: string; toplist_id?: string; data?: object }[] = [];
   onopen: (() => void) | null = null;
   onmessage: ((event: { data: string }) => void) | null = null;
   onclose: (() => void) | null = null;
@@ -18,14 +18,16 @@ class FakeSocket {
 
 const states: SocketState[] = [];
 const messages: ServerMessage[] = [];
+let missed = 0;
 let socket: TapeSocket;
 const last = () => FakeSocket.made.at(-1)!;
 
 beforeEach(() => {
   vi.useFakeTimers();
   vi.stubGlobal('WebSocket', FakeSocket);
+  missed = 0;
   for (const list of [FakeSocket.made, states, messages]) list.length = 0;
-  socket = new TapeSocket('ws://test/ws', { state: (state) => states.push(state), message: (message) => messages.push(message) });
+  socket = new TapeSocket('ws://test/ws', { state: (state) => states.push(state), message: (message) => messages.push(message), missed: () => (missed += 1) });
 });
 afterEach(() => {
   socket.close();
@@ -66,12 +68,42 @@ test('a list that two panels show is asked for once and left with the second', (
 test('it asks on a silent line and gives up a dead one', () => {
   socket.open();
   last().accept();
-  last().say({ type: 'welcome' });
-  expect([last().sent, messages]).toEqual([[], [{ type: 'welcome' }]]);
+  last().say({ type: 'welcome', data: {} });
+  expect([last().sent, messages]).toEqual([[], [{ type: 'welcome', data: {} }]]);
   vi.advanceTimersByTime(10_000);
   expect(last().sent.at(-1)).toEqual({ type: 'ping' });
   vi.advanceTimersByTime(12_000);
   expect(states.slice(2)).toContain('waiting');
+});
+
+test('after a loss it resumes before anything else and shows nothing twice', () => {
+  const alert = (id: string, at: string) => ({ type: 'alert', at, data: { alert_id: id } });
+  const reconnect = () => {
+    last().onclose?.();
+    vi.advanceTimersByTime(2_000);
+    last().accept();
+  };
+  socket.follow('gainers_5m');
+  socket.open();
+  last().accept();
+  expect(missed).toBe(1); // nothing to resume from
+  last().say({ type: 'welcome', data: { places: { 0: '1-1' } } });
+  last().say(alert('a', '0:1-2.0'));
+  reconnect();
+  expect(last().sent.map(({ type }) => type)).toEqual(['resume', 'subscribe_toplist']);
+  expect(last().sent[0]?.data).toEqual({ last_id: 'a', places: { 0: '1-2.0' } });
+  messages.length = 0;
+  last().say({ type: 'welcome', data: { places: { 0: '1-3' } } });
+  last().say(alert('c', '0:1-4.0'));
+  last().say({ type: 'resumed', data: { recovered: true, alerts: 2, places: { 0: '1-4' } } });
+  last().say(alert('b', '0:1-3.0'));
+  last().say(alert('c', '0:1-4.0'));
+  expect(messages.map((message) => (message.type === 'alert' ? message.data.alert_id : message.type))).toEqual(['welcome', 'b', 'c']);
+  expect(missed).toBe(1);
+  reconnect();
+  expect(last().sent[0]?.data).toEqual({ last_id: 'c', places: { 0: '1-4' } });
+  last().say({ type: 'resumed', data: { recovered: false, alerts: 0, places: { 0: '9-1' } } });
+  expect(missed).toBe(2);
 });
 
 test('a server that accepts and hangs up is not asked faster and faster', () => {

@@ -1,12 +1,13 @@
-/** The WebSocket: stays connected, remembers what is followed, and never trusts a silent line. It knows no screens. */
+/** The WebSocket: stays connected, goes on where it was, and never trusts a silent line. It knows no screens. */
 
 import type { Alert, ToplistData } from './api';
+import { Places } from './places';
 
 export type SocketState = 'connecting' | 'open' | 'waiting';
 export type ServerMessage =
-  | { type: 'welcome' }
-  | { type: 'alert'; data: Alert }
-  | { type: 'alert_note'; data: Alert }
+  | { type: 'welcome'; data: { places?: Record<string, string> } }
+  | { type: 'alert' | 'alert_note'; at?: string; data: Alert }
+  | { type: 'resumed'; data: { recovered: boolean | 'history'; alerts: number; places: Record<string, string> } }
   | { type: 'toplist_update'; data: ToplistData }
   | { type: 'pong' }
   | { type: 'error'; data: { code: string | number; message: string } };
@@ -14,6 +15,7 @@ export type ServerMessage =
 export interface SocketHandlers {
   state(state: SocketState): void;
   message(message: ServerMessage): void;
+  missed(): void; // alerts or notes of before this connection may be missing
 }
 
 const FIRST_WAIT_MS = 500;
@@ -34,6 +36,7 @@ export class TapeSocket {
   #socket: WebSocket | undefined;
   #retry: ReturnType<typeof setTimeout> | undefined;
   #watch: ReturnType<typeof setInterval> | undefined;
+  #places = new Places();
   #followers = new Map<string, number>(); // two panels may show one list
   #attempt = 0;
   #openedAt = 0;
@@ -54,12 +57,18 @@ export class TapeSocket {
     this.#watch ??= setInterval(() => this.#check(), 2_000);
     socket.onopen = () => {
       this.#openedAt = this.#heardAt = Date.now();
+      const resume = this.#places.begin();
+      if (resume) this.#send(resume);
       for (const id of this.#followers.keys()) this.#ask('subscribe_toplist', id);
       this.#handlers.state('open');
+      if (!resume) this.#handlers.missed();
     };
     socket.onmessage = (event: MessageEvent<string>) => {
       this.#heardAt = Date.now();
-      this.#handlers.message(JSON.parse(event.data) as ServerMessage);
+      const message = JSON.parse(event.data) as ServerMessage;
+      const verdict = this.#places.take(message);
+      if (verdict === 'missed') this.#handlers.missed();
+      else if (verdict === 'show') this.#handlers.message(message);
     };
     socket.onclose = () => this.#lost();
   }

@@ -1,11 +1,19 @@
 """The time of day, and how old the last price is."""
 
 from tapewatch.engine.board import Board
-from tapewatch.engine.columns import F64
+from tapewatch.engine.calendar import Session
+from tapewatch.engine.columns import F64, MINUTE_NS
 from tapewatch.engine.metrics.declare import Metric
 
-_PRE_MINUTES = 240.0
-"""04:00, when the day begins."""
+_PRE_NS = 240 * MINUTE_NS
+"""04:00, when the day begins, since midnight: clocks change on Sundays, when nothing trades."""
+
+
+def _time_of_day(board: Board) -> F64:
+    """One division: it is then the very number that a rule's text gives, at every second of the day."""
+    if board.session.session is Session.CLOSED:
+        return board.unknown
+    return board.everywhere((board.now_ns - board.day_start_ns + _PRE_NS) / MINUTE_NS)
 
 
 def _since_open(board: Board) -> F64:
@@ -23,7 +31,7 @@ METRICS = (
         name="time_of_day",
         unit="minutes",
         formula="minutes since midnight New York, with their fraction; unknown while the market is closed",
-        compute=lambda b: b.everywhere(_PRE_MINUTES + b.minutes_since("pre")),
+        compute=_time_of_day,
         session="day",
         freshness="clock",
     ),

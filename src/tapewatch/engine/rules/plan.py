@@ -14,9 +14,22 @@ from typing import NamedTuple
 import numpy as np
 
 from tapewatch.engine.columns import F64, MINUTE_NS, Bool
+from tapewatch.engine.frozen import Carried, Sealed, Whitelist, seal
 from tapewatch.engine.rules.leaves import U64, Leaf, Leaves, leaves_of, pack, words_of
-from tapewatch.engine.rules.questions import HIGHEST, LOWEST, Answer, Question, Questions, Scene, reads_path, remembers
+from tapewatch.engine.rules.questions import (
+    HIGHEST,
+    LOWEST,
+    QUESTION_CARRIED,
+    Answer,
+    Memory,
+    Question,
+    Questions,
+    Scene,
+    reads_path,
+    remembers,
+)
 from tapewatch.engine.rules.tree import (
+    TREE_CARRIED,
     Condition,
     Held,
     InARow,
@@ -56,8 +69,10 @@ class Plan:
         kept = {(rule.spec.id, rule.spec.version): i for i, rule in enumerate(before)}
         known = {key: before[i] for key, i in kept.items()}
         rules = [known.get((spec.id, spec.version)) or _Rule(spec, self._generation) for spec in ruleset.rules]
-        for place, rule in enumerate(rules):
+        for place, (rule, spec) in enumerate(zip(rules, ruleset.rules, strict=True)):
             rule.place = place
+            if rule.spec == spec:
+                rule.spec = spec
         self._rules: list[_Rule] = sorted(rules, key=_Rule.shape)
         """Those of comparisons only first, the longest before, equal shapes together."""
         self._held: U64 = np.zeros((len(self._rules), previous._held.shape[1] if previous else 0), np.uint64)
@@ -66,13 +81,25 @@ class Plan:
             was = kept.get((rule.spec.id, rule.spec.version))
             if previous is not None and was is not None:
                 self._held[i] = previous._held[was]
-        self._questions: Questions = Questions(previous._questions if previous else None)
+        self._row_of: dict[str, int] = {}
+        self._period: dict[int, tuple[int, int]] = dict(previous._period) if previous else {}
+        """The bar, or session, of the last scan."""
+        self._surroundings: tuple[int, int, str] = (0, 0, "")
+        self.scene: Scene | None = None
+        """What the last scan saw."""
+        self.matches: list[Match] = []
+        """What came of it."""
+        self._compile(previous._questions if previous else None)
+
+    def _compile(self, previous: Questions | None) -> None:
+        """What follows from the rules alone."""
+        self._questions: Questions = Questions(previous)
         for rule in self._rules:
             rule.compile(self._questions)
         self._questions.ended()
+        self._sealed: Sealed | None = None
         self.metrics = frozenset(name for rule in self._rules for name in rule.reads)
         """The rows that it reads."""
-        self._row_of: dict[str, int] = {}
         flat = [rule.leaves for rule in self._rules if rule.leaves is not None]
         self._flat = len(flat)
         self._leaves = Leaves(flat)
@@ -87,17 +114,36 @@ class Plan:
         for i in np.flatnonzero(self._keeps).tolist():
             minutes = self._rules[i].spec.fire.bar_minutes
             self._periods[minutes] = np.append(self._periods.get(minutes, np.zeros(0, np.intp)), i)
-        self._period: dict[int, tuple[int, int]] = dict(previous._period) if previous else {}
-        """The bar, or session, of the last scan."""
-        self._surroundings: tuple[int, int, str] = (0, 0, "")
-        self.scene: Scene | None = None
-        """What the last scan saw."""
-        self.matches: list[Match] = []
-        """What came of it."""
+
+    # -- as bytes -----------------------------------------------------------------------------------------------------
+
+    def sealed(self, kinds: Whitelist) -> Sealed:
+        """The rules, written once."""
+        if self._sealed is None:
+            self._sealed = seal((self.ruleset, [rule.spec for rule in self._rules]), kinds)
+        return self._sealed
+
+    def keepsake(self) -> list[Memory]:
+        return self._questions.memories(self._last_scan)
+
+    def remake(self, memories: list[Memory]) -> None:
+        self._compile(None)
+        self._questions.recall(memories, self._last_scan)
+        if self._row_of:  # else nobody has said yet
+            self._bind()
+
+    @property
+    def _last_scan(self) -> int:
+        return -1 if self.scene is None else self.scene.number
+
+    # -- compiled -----------------------------------------------------------------------------------------------------
 
     def bind(self, row_of: Mapping[str, int]) -> None:
         """Say in which row of the values each of `metrics` stands."""
         self._row_of = dict(row_of)
+        self._bind()
+
+    def _bind(self) -> None:
         self._leaves.bind(self._row_of)
         self._reads = np.array([self._row_of[name] for rule in self._rules for name in rule.reads], np.intp)
 
@@ -336,6 +382,11 @@ class _Rule:
         """Of the ruleset with which it began."""
         self.fired: dict[int, int] = {}
         """With a cooldown: symbol -> event time of its last match."""
+        self.remake()
+
+    def remake(self, _: None = None) -> None:
+        """What follows from the rule alone."""
+        spec = self.spec
         self.leaves: tuple[Leaf, ...] | None = leaves_of(spec.when)
         self.conditions = spec.conditions
         self.restless = spec.fire.mode == "level"
@@ -379,3 +430,19 @@ def _chunks(rules: Index, arity: Index, most: int) -> Iterator[Index]:
         stop = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
         yield rules[start:stop]
         start = stop
+
+
+RULE_CARRIED = (
+    Carried(
+        Plan,
+        remade=(
+            *("_questions", "_sealed", "metrics", "_flat", "_leaves", "_arity", "_reads", "_reader"),
+            *("_restless", "_keeps", "_levels", "_periods"),
+        ),
+    ),
+    Carried(
+        _Rule, remade=("leaves", "conditions", "restless", "shown", "reads", "_question", "gate", "rearm", "_shape")
+    ),
+    *QUESTION_CARRIED,
+    *TREE_CARRIED,
+)

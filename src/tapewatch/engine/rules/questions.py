@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tapewatch.engine.columns import F64, I64, Bool
+from tapewatch.engine.frozen import Carried
 from tapewatch.engine.rules.leaves import COMPARE
 from tapewatch.engine.rules.tree import (
     All,
@@ -72,6 +73,9 @@ class Scene:
     watchlists: Mapping[str, frozenset[str]]
     computed: dict[Value, F64] = field(default_factory=dict)
     """Values of this scan that were computed from rows."""
+
+    def remake(self, _: None) -> None:
+        self.computed = {}
 
     def row(self, name: str) -> F64:
         values: F64 = self.values[self.row_of[name]]
@@ -139,6 +143,18 @@ class Question:
             self._scan = scene.number
         return self._answer
 
+    def memory(self, scan: int) -> "Memory | None":
+        """What it cannot find out again: what it remembers, and what it answered at this scan."""
+        return (self._ask, self._answer if self._scan == scan else None) if isinstance(self._ask, _KEEPING) else None
+
+    def recall(self, memory: "Memory", scan: int) -> None:
+        """Take what an equal one remembered."""
+        kept, self._answer = memory
+        self._scan = scan
+        if type(kept) is not type(self._ask):
+            raise ValueError("a question has the memory of another")
+        vars(self._ask).update(vars(kept))
+
 
 def remembers(condition: Condition) -> bool:
     """Whether its answer depends on earlier scans."""
@@ -162,6 +178,16 @@ class Questions:
     def ended(self) -> None:
         """No more is compiled: what nobody named is forgotten."""
         self._previous = {}
+
+    def memories(self, scan: int) -> list["Memory"]:
+        """Of all that cannot find out again what they know, in the order in which they were compiled."""
+        return [memory for question in self._known.values() if (memory := question.memory(scan)) is not None]
+
+    def recall(self, memories: "list[Memory]", scan: int) -> None:
+        """Go on from the memories of an equal plan's questions."""
+        keeping = [question for question in self._known.values() if question.memory(scan) is not None]
+        for question, memory in zip(keeping, memories, strict=True):
+            question.recall(memory, scan)
 
     def of(self, condition: Condition, generation: int) -> Question:
         """The question of this condition, for a rule of that generation."""
@@ -394,3 +420,20 @@ class _Follows:
         before = self._memory.since(scene.now_ns - self._within_ns, len(first.true))
         self._memory.note(first, scene.now_ns)
         return Answer(second.true & before.true, second.possible & before.possible)
+
+
+Keeping = _Crosses | _Lasts | _Recently | _Follows | _Belongs
+_KEEPING = (_Crosses, _Lasts, _Recently, _Follows, _Belongs)
+Memory = tuple[Keeping, Answer | None]
+
+QUESTION_CARRIED = (
+    Carried(Scene, remade=("computed",)),
+    Carried(Answer),
+    Carried(_Memory),
+    # Compiled anew, these take over what another one remembered.
+    Carried(_Crosses, remade=("_upper", "_lower")),
+    Carried(_Lasts, remade=("_part", "_duration_ns", "_times")),
+    Carried(_Recently, remade=("_part", "_duration_ns")),
+    Carried(_Follows, remade=("_first", "_second", "_within_ns")),
+    Carried(_Belongs, remade=("_condition",)),
+)

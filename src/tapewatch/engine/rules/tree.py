@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+from tapewatch.engine.frozen import Carried
 
 ComparisonOperator = Literal[">", "<", ">=", "<=", "==", "!="]
 Severity = Literal["info", "notice", "warning", "critical"]
@@ -321,3 +323,6 @@ def alert_id(rule: RuleSpec, symbol: str, fired_at_ns: int) -> str:
     """Derived, never drawn: the same event has the same id however often and wherever it is computed."""
     key = f"{rule.id}\x1f{rule.version}\x1f{symbol}\x1f{fired_at_ns}"
     return blake2b(key.encode(), digest_size=16).hexdigest()
+
+
+TREE_CARRIED = tuple(map(Carried, (*get_args(Node), Fire, RuleSpec, Ruleset, Match)))

@@ -1,5 +1,6 @@
 """How the system itself is: for people, load balancers and Prometheus."""
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -39,7 +40,7 @@ def status_router(services: Services) -> APIRouter:
     return routes
 
 
-def probes_router(services: Services, *, prefix: str = "") -> APIRouter:
+def probes_router(ready: Callable[[], tuple[bool, str]], *, prefix: str = "") -> APIRouter:
     """`/health`: the process answers. `/ready`: its answers are true."""
     routes = APIRouter(prefix=prefix, tags=["system"], responses=PROBLEMS)
 
@@ -49,9 +50,9 @@ def probes_router(services: Services, *, prefix: str = "") -> APIRouter:
 
     @routes.get("/ready", response_model=Readiness, responses=_PROBES, dependencies=[NO_QUERY])
     async def read_readiness() -> Response:
-        ready, phase = services.ready()
-        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return json_response({"ready": ready, "phase": phase}, status=status)
+        answers, phase = ready()
+        status = HTTPStatus.OK if answers else HTTPStatus.SERVICE_UNAVAILABLE
+        return json_response({"ready": answers, "phase": phase}, status=status)
 
     return routes
 

@@ -2,12 +2,14 @@
 by its own process id.
 """
 
+import os
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,16 +22,21 @@ START_S = 15.0
 class RedisProgram:
     """`redis-server` with a password of its own and an append-only file, so that a killed one comes back as it was."""
 
-    def __init__(self, folder: Path, *, tls: tuple[Path, Path] | None = None) -> None:
-        """With `tls` (a certificate with its key, in one file, and that of its issuer) it speaks TLS only."""
+    def __init__(
+        self, folder: Path, *, tls: tuple[Path, Path] | None = None, settings: Sequence[str] = (), password: str = ""
+    ) -> None:
+        """With `tls` (a certificate with its key, in one file, and that of its issuer) it speaks TLS only. `settings`
+        are further lines of its configuration.
+        """
         program = shutil.which("redis-server")
         if program is None:
             pytest.fail("these tests start redis-server, which is not installed: apt-get install redis-server")
-        self._program = program
+        self.program = program
         self._folder = folder
         self._tls = tls
         self._process: subprocess.Popen[bytes] | None = None
-        self.password = secrets.token_urlsafe(24)
+        self.settings = settings
+        self.password = password or secrets.token_urlsafe(24)
         self.port = free_port()
 
     @property
@@ -47,12 +54,12 @@ class RedisProgram:
             identity, issuer = self._tls
             ports = ["port 0", f"tls-port {self.port}", f"tls-cert-file {identity}", f"tls-key-file {identity}"]
             ports += [f"tls-ca-cert-file {issuer}", "tls-auth-clients no"]
-        settings = [*ports, "bind 127.0.0.1", f"dir {self._folder}", 'save ""', "appendonly yes"]
+        settings = [*ports, "bind 127.0.0.1", f"dir {self._folder}", 'save ""', "appendonly yes", *self.settings]
         # The password stands in a file, because a command line can be read by everybody.
         configuration = self._folder / "redis.conf"
         configuration.write_text("\n".join([*settings, f"requirepass {self.password}", ""]))
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen([self._program, str(configuration)], stdout=log, stderr=log)
+            self._process = subprocess.Popen([self.program, str(configuration)], stdout=log, stderr=log)
         self._wait_until_it_answers()
 
     def kill(self) -> None:
@@ -61,6 +68,11 @@ class RedisProgram:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def cut(self, size: int) -> None:
+        """Lose the last bytes of what a killed server wrote, as a machine that loses its power does."""
+        (log,) = self._folder.glob("appendonlydir/*.incr.aof")
+        os.truncate(log, log.stat().st_size - size)
 
     def freeze(self) -> None:
         self._signal(signal.SIGSTOP)
@@ -71,6 +83,7 @@ class RedisProgram:
     def empty(self) -> None:
         with Redis.from_url(self.url) as client:
             client.flushall()
+            client.config_resetstat()
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:

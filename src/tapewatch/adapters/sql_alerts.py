@@ -1,0 +1,101 @@
+"""The history of alerts in SQL, on a connection of the caller's: how an alert becomes a row and a row an alert."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tapewatch.adapters.sql_statements import between, delete_some, insert, int64, json_number, nan, null, page_size
+from tapewatch.adapters.sql_tables import alert_history
+from tapewatch.documents import Alert
+from tapewatch.errors import NotFound
+from tapewatch.ports import AlertQuery
+
+
+async def save_alerts(connection: AsyncConnection, alerts: Sequence[Alert]) -> list[Alert]:
+    """Those that are new, in order."""
+    first: dict[str, Alert] = {}
+    for alert in alerts:
+        first.setdefault(alert.alert_id, alert)
+    if not first:
+        return []
+    # Writers that share alerts take them in one order, or each could wait for what the other has.
+    rows = [_row(alert) for alert in sorted(first.values(), key=lambda alert: (alert.fired_at_ns, alert.alert_id))]
+    statement = insert(connection, alert_history).on_conflict_do_nothing().returning(alert_history.c.alert_id)
+    new = set((await connection.execute(statement, rows)).scalars())
+    return [alert for alert_id, alert in first.items() if alert_id in new]
+
+
+async def annotate_alerts(connection: AsyncConnection, symbol: str, *, since_ns: int, note: str) -> list[Alert]:
+    """Those that the note changed, as they are now, oldest first."""
+    table = alert_history.c
+    fired = (
+        sa.select(alert_history)
+        .where(table.symbol == symbol, *between(table.fired_at_ns, since_ns, None))
+        .order_by(table.fired_at_ns, table.alert_id)
+        .with_for_update()
+    )
+    stored = [_alert(row) for row in (await connection.execute(fired)).mappings()]
+    changed = [now for alert in stored if (now := alert.annotated(note)).note != alert.note]
+    if changed:
+        written = (
+            sa.update(alert_history)
+            .where(table.alert_id == sa.bindparam("of"), table.fired_at_ns == sa.bindparam("at_ns"))
+            .values(note=sa.bindparam("now"))
+        )
+        rows = [{"of": alert.alert_id, "at_ns": int(alert.fired_at_ns), "now": alert.note} for alert in changed]
+        await connection.execute(written, rows)
+    return changed
+
+
+async def read_alerts(connection: AsyncConnection, query: AlertQuery) -> list[Alert]:
+    table = alert_history.c
+    newest = sa.select(alert_history).order_by(table.fired_at_ns.desc(), table.alert_id.desc())
+    newest = newest.where(*between(table.fired_at_ns, query.since_ns, query.until_ns)).limit(page_size(query.limit))
+    if query.symbol is not None:
+        newest = newest.where(table.symbol == query.symbol)
+    if query.rule_id is not None:
+        newest = newest.where(table.rule_id == query.rule_id)
+    if query.before is not None:
+        fired_at_ns, alert_id = query.before
+        last_seen = sa.tuple_(sa.literal(int64(fired_at_ns), sa.BigInteger), sa.literal(alert_id))
+        newest = newest.where(sa.tuple_(table.fired_at_ns, table.alert_id) < last_seen)
+    return [_alert(row) for row in (await connection.execute(newest)).mappings()]
+
+
+async def read_alert(connection: AsyncConnection, alert_id: str) -> Alert:
+    found = await connection.execute(sa.select(alert_history).where(alert_history.c.alert_id == alert_id))
+    row = found.mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"there is no alert {alert_id}")
+    return _alert(row)
+
+
+async def delete_some_alerts(connection: AsyncConnection, oldest_ns: int, *, limit: int) -> int:
+    """Up to so many of those that fired before `oldest_ns`; says how many."""
+    return await delete_some(connection, alert_history, alert_history.c.fired_at_ns < oldest_ns, limit=limit)
+
+
+def _row(alert: Alert) -> dict[str, Any]:
+    return {
+        "alert_id": alert.alert_id,
+        "rule_id": alert.rule_id,
+        "rule_version": int(alert.rule_version),
+        "rule_name": alert.rule_name,
+        "symbol": alert.symbol,
+        "fired_at_ns": int(alert.fired_at_ns),
+        "price": null(alert.price),
+        "values": {name: json_number(value) for name, value in alert.values.items()},
+        "session": alert.session,
+        "received_ns": int(alert.received_ns),
+        "note": alert.note,
+        "ages_s": {name: json_number(age_s) for name, age_s in alert.ages_s.items()},
+        "severity": alert.severity,
+        "tags": list(alert.tags),
+    }
+
+
+def _alert(row: Mapping[Any, Any]) -> Alert:
+    numbers = {column: {name: nan(value) for name, value in row[column].items()} for column in ("values", "ages_s")}
+    return Alert(**{**row, **numbers, "price": nan(row["price"]), "tags": tuple(row["tags"])})

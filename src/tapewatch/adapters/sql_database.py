@@ -1,0 +1,50 @@
+"""What the store asks of a database, beyond the SQL that all of them know."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tapewatch.errors import TapewatchError
+
+
+class Database(Protocol):
+    @property
+    def failures(self) -> tuple[type[Exception], ...]:
+        """The exceptions that `translated` may know."""
+        ...
+
+    def write(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A transaction that may write. It is committed, durably, where the block ends."""
+        ...
+
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+
+    async def upgrade(self) -> None: ...
+
+    async def replace(
+        self,
+        connection: AsyncConnection,
+        table: sa.Table,
+        rows: Sequence[tuple[Any, ...]],
+        *,
+        unless_greater: str | None = None,
+    ) -> None:
+        """Insert many rows, or replace them by the primary key, no key twice, in its order; with `unless_greater` a
+        stored row stays where it has more in this column.
+        """
+        ...
+
+    async def drop_chunks(self, connection: AsyncConnection, oldest_ns: Mapping[str, int]) -> bool:
+        """Forget what is older than this in each of these tables, a chunk of time at once; False if the tables have no
+        chunks.
+        """
+        ...
+
+    def translated(self, error: Exception) -> TapewatchError | None:
+        """The error that tells the caller what to do; None for a mistake in our own statements or rows."""
+        ...
+
+    async def close(self) -> None: ...

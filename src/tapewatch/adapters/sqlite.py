@@ -1,0 +1,144 @@
+"""What only SQLite knows: one file, one writer, and the settings that make a commit durable.
+
+Writes go one at a time, because SQLite has one writer, and each takes the write lock before it reads, so that no writer
+finds halfway that another was first. Reads run beside them on their own connections and see the last commit. A call
+that finds all connections busy waits for one.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import aiosqlite
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from tapewatch.adapters import migrations
+from tapewatch.adapters.sql_statements import ROWS, insert_or_replace
+from tapewatch.errors import ConfigError, TapewatchError, Unavailable
+
+CONNECTIONS = 5
+BUSY_S = 5.0
+"""How long a write waits for another process that writes to the same file."""
+
+
+class SqliteDatabase:
+    """`Database` in the file that the URL names."""
+
+    failures = (exc.DBAPIError, exc.TimeoutError)
+
+    def __init__(self, url: URL) -> None:
+        if not url.database or url.database == ":memory:" or "mode" in url.query:
+            # Connections to a memory database share one transaction or none at all, and neither is a store.
+            raise ConfigError("the store must be a file; a temporary directory serves for a trial")
+        self._url = url.set(drivername="sqlite+aiosqlite")
+        self._engine = create_async_engine(
+            self._url, async_creator=self._connect, pool_size=CONNECTIONS, max_overflow=0
+        )
+        self._stopping: set[asyncio.Future[Any]] = set()
+        sa.event.listen(self._engine.sync_engine, "connect", _configure)
+        sa.event.listen(self._engine.sync_engine, "begin", _begin)
+        self._writing = asyncio.Lock()
+
+    async def upgrade(self) -> None:
+        async with self.write() as connection:
+            await connection.run_sync(migrations.upgrade)
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        async with self._writing, self._engine.connect() as connection:
+            await connection.execution_options(tapewatch_writes=True)
+            async with connection.begin():
+                yield connection
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        async with self._engine.connect() as connection:
+            yield connection
+
+    async def replace(
+        self,
+        connection: AsyncConnection,
+        table: sa.Table,
+        rows: Sequence[tuple[Any, ...]],
+        *,
+        unless_greater: str | None = None,
+    ) -> None:
+        # Text for the driver: ten thousand rows a minute are worth sparing Core's work on each of them.
+        statement = insert_or_replace(connection, table, unless_greater=unless_greater)
+        text = str(statement.compile(dialect=connection.dialect, column_keys=table.columns.keys()))
+        for start in range(0, len(rows), ROWS):
+            await connection.exec_driver_sql(text, list(rows[start : start + ROWS]))
+
+    async def drop_chunks(self, connection: AsyncConnection, oldest_ns: Mapping[str, int]) -> bool:  # noqa: ARG002
+        return False
+
+    def translated(self, error: Exception) -> TapewatchError | None:
+        if isinstance(error, exc.TimeoutError):
+            return Unavailable("all connections to the store are busy")
+        where = f"the store {self._url.database}"
+        cause = getattr(error, "orig", None)
+        code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+        if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}:
+            return ConfigError(f"{where} cannot be opened for writing: {cause}")
+        if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+            return ConfigError(f"{where} is not a database or is damaged: {cause}; restore a backup")
+        if code == sqlite3.SQLITE_ERROR and ("no such table" in str(cause) or "no such column" in str(cause)):
+            return ConfigError(f"{where} lacks tables of this release: run `tapewatch db upgrade`")
+        if code == sqlite3.SQLITE_ERROR or isinstance(error, (exc.IntegrityError, exc.ProgrammingError, exc.DataError)):
+            return None
+        return Unavailable(f"{where} does not answer: {cause}")
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+        while self._stopping:
+            await asyncio.wait(self._stopping)
+
+    async def _connect(self) -> aiosqlite.Connection:
+        arguments, options = self._engine.dialect.create_connect_args(self._url)
+        return await _Connection(partial(sqlite3.connect, *arguments, **options), self._stopping)
+
+
+class _Connection(aiosqlite.Connection):
+    """A connection whose thread `close` can wait for.
+
+    A connection that failed or was cancelled is told to stop and left alone by the driver. Its thread then answers an
+    event loop that may be closed meanwhile, which ends in a traceback nobody can place.
+    """
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection], stopping: set[asyncio.Future[Any]]) -> None:
+        super().__init__(connector, iter_chunk_size=64)
+        self._thread.daemon = True  # a program that dies without closing the store must not hang
+        self._all_stopping = stopping
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        future = super().stop()
+        if future is not None:
+            self._all_stopping.add(future)
+            future.add_done_callback(self._all_stopping.discard)
+        return future
+
+
+def _configure(connection: Any, _: object) -> None:
+    # The driver would begin transactions by its own rules, which leave reads outside of them; `_begin` does it.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"PRAGMA busy_timeout = {round(BUSY_S * 1000)}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+    except BaseException:
+        connection.close()  # the pool does not know it yet, and its thread would outlive the event loop
+        raise
+
+
+def _begin(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("tapewatch_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,225 @@
+"""How the reader of one stream takes up where it, or its predecessor, ended.
+
+The reader is a pure function of its stream. Now and then its whole state is frozen and stored together with the
+position that it belongs to, after everything that came of the entries up to there is stored or published. Whoever takes
+over thaws it and reads on from there. What it then says a second time is what it said before, and whoever hears it
+knows it.
+
+Without a store nothing is kept and everything retained is read: what a reader does whose stream dies with it.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from enum import Enum
+from struct import Struct
+from typing import Any, Literal, TypeVar
+
+import structlog
+
+from tapewatch.engine.columns import SECOND_NS
+from tapewatch.errors import Invalid, PositionLost, Unavailable
+from tapewatch.ports import Bus, Clock, Entry, Position, Store
+from tapewatch.roles.patience import FIRST_WAIT_S, patiently, pause
+from tapewatch.telemetry import ERRORS_TOTAL
+
+KEEP_S = 30.0
+"""A state is kept so often: as much tape is read again when its reader dies."""
+LAST_KEEP_S = 3.0
+MOST_STATE_BYTES = 2**31
+_SIZE = Struct("<Q")
+
+log = structlog.get_logger("tapewatch")
+T = TypeVar("T")
+
+Phase = Literal["starting", "restoring", "replaying", "running"]
+
+
+class Hole(Enum):
+    """What stands among the entries where some were lost."""
+
+    HOLE = "hole"
+
+
+HOLE = Hole.HOLE
+
+
+class Recovery:
+    """`begin`, then `entries`; the reader sets `position` when it has done an entry, and calls `keep` when one is
+    `due`.
+    """
+
+    def __init__(
+        self, reader: str, stream: str, *, bus: Bus, clock: Clock, store: Store | None = None, keep_s: float = KEEP_S
+    ) -> None:
+        self.reader, self.stream = reader, stream
+        self.position: Position | None = None
+        """The newest entry that was done."""
+        self.owner: int | None = None
+        """The token that the reader's writes to the store name."""
+        self._bus, self._clock, self._store = bus, clock, store
+        self._keep_ns = round(keep_s * SECOND_NS)
+        self._next_keep_ns = 0
+        self._keeping = False
+        self._target: Position | None = None
+        self._phase: Phase = "starting"
+
+    @property
+    def phase(self) -> Phase:
+        """Replaying: what was on the stream when it took over is not done yet."""
+        if self._phase == "replaying":
+            done = self.position or Position(0, 0)
+            if self._target is None or done >= self._target:
+                self._phase = "running"
+        return self._phase
+
+    async def begin(self, thaw: Callable[[bytes], T] | None = None) -> T | None:
+        """Take over: what `thaw` makes of the state at `position`. Without one, or with one that this release cannot
+        read, everything retained is read again.
+        """
+        if self._store is None:
+            self._phase = "running"
+            return None
+        self._phase = "restoring"
+        store = self._store
+        saved = await patiently(lambda: store.take_over(self.reader), clock=self._clock, where=self._where("begin"))
+        self._target = await patiently(
+            lambda: self._bus.tail(self.stream), clock=self._clock, where=self._where("begin")
+        )
+        self.owner, self.position = saved.owner, saved.position
+        self._delay()
+        restored = None
+        if thaw is not None:
+            restored = await asyncio.to_thread(self._thawed, saved.state, thaw)
+            if restored is None:
+                self.position = None
+        self._phase = "replaying"
+        return restored
+
+    def _thawed(self, packed: bytes | None, thaw: Callable[[bytes], T]) -> T | None:
+        if packed is None:
+            return None
+        try:
+            return thaw(_expanded(packed))
+        except Invalid as error:
+            log.warning(
+                "a kept state cannot be read; beginning with what the tape retains", reader=self.reader, why=str(error)
+            )
+            return None
+
+    async def entries(self, leave: asyncio.Event | None = None) -> AsyncIterator[tuple[Position, Entry] | Hole]:
+        """What follows `position`, then live, until the bus closes or `leave` is set."""
+        leaving: asyncio.Future[Any] | None = None if leave is None else asyncio.ensure_future(leave.wait())
+        wait_s = FIRST_WAIT_S
+        reader = self._bus.read(self.stream, self.position)
+        try:
+            while True:
+                try:
+                    found = await _next(reader, leaving)
+                except PositionLost as error:
+                    ERRORS_TOTAL.labels(where=self._where("read")).inc()
+                    log.warning("entries lost", reader=self.reader, why=str(error))
+                    self.position = None
+                    reader = self._bus.read(self.stream, None)
+                    yield HOLE
+                except Unavailable as error:
+                    ERRORS_TOTAL.labels(where=self._where("read")).inc()
+                    if wait_s == FIRST_WAIT_S:
+                        log.warning("waiting", where=self._where("read"), why=str(error))
+                    wait_s = await pause(self._clock, wait_s)
+                else:
+                    if found is None:
+                        return
+                    wait_s = FIRST_WAIT_S
+                    yield found
+        finally:
+            if leaving is not None:
+                leaving.cancel()
+
+    @property
+    def due(self) -> bool:
+        """It is time to keep the state."""
+        return self._store is not None and not self._keeping and self._clock.now_ns() >= self._next_keep_ns
+
+    def keep(self, state: bytes, *, after: Callable[[], Awaitable[None]] | None = None) -> Coroutine[None, None, None]:
+        """Begin to store the state of the present `position`: `after` stores what came of the entries before it. A
+        store that is away is asked again when the next state is due.
+        """
+        self._keeping = True
+        return self._keep(state, self.position, after)
+
+    async def _keep(self, state: bytes, position: Position | None, after: Callable[[], Awaitable[None]] | None) -> None:
+        try:
+            packed = await asyncio.to_thread(_compressed, state)
+            if after is not None:
+                await after()
+            if self._store is None or position is None:
+                return
+            await self._store.save_state(self.reader, packed, position=position, owner=self.owner)
+        except Unavailable:
+            ERRORS_TOTAL.labels(where=self._where("keep")).inc()
+        finally:
+            self._keeping = False
+            self._delay()
+
+    async def leave(self, state: Callable[[], bytes], *, after: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Keep the last state, for whoever comes next; without a store that answers it is the one before."""
+        if self._store is None:
+            return
+        try:
+            async with asyncio.timeout(LAST_KEEP_S):
+                while self._keeping:  # noqa: ASYNC110  # the one before is on its way, and ends by itself
+                    await asyncio.sleep(0.01)
+                await self.keep(state(), after=after)
+        except TimeoutError:
+            log.warning("the last state was not kept: the store is away", reader=self.reader)
+
+    def _delay(self) -> None:
+        """States of partitions that began together are not kept together for ever."""
+        spread = random.uniform(0.75, 1.25)  # noqa: S311  # chance needs no secrecy
+        self._next_keep_ns = self._clock.now_ns() + round(self._keep_ns * spread)
+
+    def _where(self, what: str) -> str:
+        return f"{self.reader.partition(':')[0]}.{what}"
+
+
+def _compressed(state: bytes) -> bytes:
+    import pyarrow as pa  # 40 MB that a single process without states does without
+
+    return _SIZE.pack(len(state)) + bytes(pa.compress(state, codec="zstd", asbytes=True))
+
+
+def _expanded(packed: bytes) -> bytes:
+    import pyarrow as pa
+
+    if len(packed) < _SIZE.size or _SIZE.unpack_from(packed)[0] > MOST_STATE_BYTES:
+        raise Invalid("state", "has no length")
+    try:
+        size = _SIZE.unpack_from(packed)[0]
+        return bytes(pa.decompress(packed[_SIZE.size :], decompressed_size=size, codec="zstd", asbytes=True))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise Invalid("state", f"is damaged: {error}") from None
+
+
+async def _next(
+    reader: AsyncIterator[tuple[Position, Entry]], leaving: "asyncio.Future[Any] | None"
+) -> tuple[Position, Entry] | None:
+    """None when the stream has ended or we are leaving."""
+    if leaving is None:
+        return await anext(reader, None)
+    if leaving.done():
+        return None
+    getting = asyncio.ensure_future(_taken(reader))
+    try:
+        await asyncio.wait({getting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        if not getting.done():
+            getting.cancel()
+            await asyncio.gather(getting, return_exceptions=True)
+    if getting.cancelled():
+        return None
+    return getting.result()
+
+
+async def _taken(reader: AsyncIterator[tuple[Position, Entry]]) -> tuple[Position, Entry] | None:
+    return await anext(reader, None)
