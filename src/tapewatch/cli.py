@@ -200,6 +200,9 @@ def run_role(
         Path | None,
         typer.Option(envvar="TAPEWATCH_JOURNAL", help="Folder of ingest's journal; else in the data folder."),
     ] = None,
+    stream_mb: Annotated[
+        int, typer.Option(envvar="TAPEWATCH_STREAM_MB", help="Memory of the bus that the tape's streams may take.")
+    ] = 2_048,
     feed: Annotated[
         str, typer.Option(envvar="TAPEWATCH_FEED", help="synthetic, replay, alpaca, massive or databento.")
     ] = "synthetic",
@@ -248,6 +251,7 @@ def run_role(
         shard=shard_of(shard),
         probe_port=probe_port,
         journal=journal,
+        stream_mb=stream_mb,
         feed=feed,
         tapes=tuple(tape or ()),
         host=host,

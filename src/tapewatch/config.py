@@ -143,6 +143,10 @@ class RunConfig(UpConfig):
     """Of (2, 8) the partitions 2, 10, 18, …; None: the members share them out by themselves."""
     probe_port: int | None = None
     journal: Path | None = None
+    stream_mb: int = 2_048
+    """What the tape's streams may take of the bus's memory together: the longer they reach back, the longer a reader
+    may be away.
+    """
 
     def __post_init__(self) -> None:
         UpConfig.__post_init__(self)  # a class with slots is made twice, and `super` would mean the first
@@ -161,8 +165,15 @@ class RunConfig(UpConfig):
             raise ConfigError(f"--partitions: {self.partitions} is not between 1 and {MOST_PARTITIONS}")
         if self.shard is not None and not set(self.roles) & set(PARTITIONED):
             raise ConfigError(f"--shard goes with roles that share partitions: {', '.join(PARTITIONED)}")
+        if not 16 <= self.stream_mb <= 1_000_000:
+            raise ConfigError(f"--stream-mb: {self.stream_mb} is not between 16 and 1000000")
         if self.probe_port is not None and not 0 <= self.probe_port <= 65_535:
             raise ConfigError(f"--probe-port: {self.probe_port} is not a port (0 to 65535)")
+
+    @property
+    def stream_bytes_each(self) -> int:
+        """Of a partition."""
+        return self.stream_mb * 1_000_000 // self.partitions
 
     @property
     def kept_trades_each(self) -> int:

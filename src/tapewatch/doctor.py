@@ -4,6 +4,7 @@ Owns the checks, each one sentence. It changes nothing that stays, opens no conn
 what it finds: a check that fails is a finding.
 """
 
+import asyncio
 import os
 import shutil
 import socket
@@ -11,7 +12,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from importlib import import_module
@@ -21,6 +22,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from tapewatch.config import UpConfig
+from tapewatch.errors import TapewatchError
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_SQLITE = (3, 24, 0)
@@ -56,6 +58,11 @@ def examine(data_dir: Path) -> list[Finding]:
         ("store", lambda: check_store(data_dir / "tapewatch.db")),
         ("port", lambda: check_port(UpConfig(data_dir=data_dir).port)),
     ]
+    bus, store = os.environ.get("TAPEWATCH_BUS"), os.environ.get("TAPEWATCH_STORE")
+    if bus:
+        checks.append(("bus", lambda: check_bus(bus)))
+    if store:
+        checks.append(("shared store", lambda: check_shared_store(store)))
     return [_finding(name, check) for name, check in checks]
 
 
@@ -179,6 +186,40 @@ def check_store(database: Path) -> tuple[bool, str]:
     if newest not in found:
         return True, f"revision {', '.join(sorted(found)) or 'none'}; will be upgraded to {newest}"
     return True, f"revision {newest}"
+
+
+def check_bus(address: str) -> tuple[bool, str]:
+    from tapewatch.adapters.redis import RedisBus
+
+    async def ask() -> None:
+        bus = RedisBus(address)
+        try:
+            await bus.tail("ticks:0")
+        finally:
+            await bus.close()
+
+    return _asked(ask, "answers, and its version and the password are right")
+
+
+def check_shared_store(address: str) -> tuple[bool, str]:
+    from tapewatch.adapters.sql import SqlStore
+
+    async def ask() -> None:
+        store = SqlStore(address)
+        try:
+            await store.ruleset_number()
+        finally:
+            await store.close()
+
+    return _asked(ask, "answers, and has the tables of this release")
+
+
+def _asked(ask: Callable[[], Coroutine[None, None, None]], well: str) -> tuple[bool, str]:
+    try:
+        asyncio.run(ask())
+    except TapewatchError as error:
+        return False, str(error)
+    return True, well
 
 
 def check_port(port: int) -> tuple[bool, str]:

@@ -282,7 +282,7 @@ class Look:
     # the clock
 
     def _time_of_day(self) -> float:
-        return NAN if self.session == "closed" else 240 + (self.now - self.of_day()[0]) / MINUTE
+        return NAN if self.session == "closed" else (self.now - self.of_day()[0] + 240 * MINUTE) / MINUTE
 
     def _minutes_since_open(self) -> float:
         known = self.session != "closed" and self.now > self.of_day()[1]

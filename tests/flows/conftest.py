@@ -196,6 +196,15 @@ class Up:
             await until(lambda: self.system.toplists is not None and self.system.toplists.ranked_ns == board_ns)
             await until(lambda: (self.system.board.as_of() or (0, ""))[0] == board_ns)
 
+    async def status(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The system status, once it is as it should be: processes tell each other each second."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                told: dict[str, Any] = await self.get("system/status")
+                if wanted(told):
+                    return told
+                await asyncio.sleep(0.05)
+
     async def tape(self, partition: int = 0, *, topic: str = "ticks") -> list[Any]:
         """Everything that ingest wrote, or what another topic still holds."""
         stream = f"{topic}:{partition}"
@@ -355,6 +364,46 @@ def running(address: str | Path, tmp_path: Path, mode: str, request: pytest.Fixt
                 await close()
 
     return start
+
+
+@pytest.fixture
+def forget_tape(mode: str, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], None]:
+    """What is on the tape goes, as it does by itself where the bus dies with the process."""
+
+    def forget() -> None:
+        if mode == "distributed":
+            request.getfixturevalue("servers").redis.empty()
+            shutil.rmtree(tmp_path / "journal")
+
+    return forget
+
+
+@pytest.fixture
+def emptied(
+    mode: str, address: str | Path, forget_tape: Callable[[], None], tmp_path: Path, request: pytest.FixtureRequest
+) -> Callable[[], Any]:
+    """Nothing is in the store any more, nor on the tape."""
+
+    async def empty() -> None:
+        if mode == "embedded":
+            shutil.copy(request.getfixturevalue("empty_database"), address)
+            return
+        if (tmp_path / "journal").exists():
+            forget_tape()
+        postgres: PostgresProgram = request.getfixturevalue("servers").postgres
+        database = str(address).rpartition("/")[2]
+        rows = await postgres.administer(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+            " AND tablename NOT IN ('alembic_version', 'ruleset_number')",
+            database=database,
+        )
+        await postgres.administer(
+            f"TRUNCATE {', '.join(row['tablename'] for row in rows)}",
+            "UPDATE ruleset_number SET number = 0",
+            database=database,
+        )
+
+    return empty
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 import os
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,8 @@ def tapes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture
-async def store(database: Path) -> AsyncIterator[SqlStore]:
-    store = SqlStore(database)
+async def store(empty_database: Path, tmp_path: Path) -> AsyncIterator[SqlStore]:
+    store = SqlStore(shutil.copy(empty_database, tmp_path / "tried.db"))
     yield store
     await store.close()
 
@@ -203,9 +204,9 @@ def test_synthetic_day_is_written_once_and_whole(tmp_path: Path, monkeypatch: py
 
 
 async def test_running_system_answers_while_a_dry_run_goes_on(
-    running: Any, scripted: Any, market: Any, database: Path, tapes: list[Path], eventually: Any
+    running: Any, scripted: Any, market: Any, tmp_path: Path, tapes: list[Path], eventually: Any
 ) -> None:
-    folder = database.parent / "tapes"
+    folder = tmp_path / "tapes"
     folder.mkdir()
     (folder / tapes[0].name).write_bytes(tapes[0].read_bytes())
     async with running(scripted([market.prints(0, {"AAPL": 1.0})]), clock=SystemClock()) as up:

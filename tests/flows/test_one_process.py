@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -139,11 +138,11 @@ async def test_toplists_over_websocket_are_the_engine_s_ranking_of_the_board(
 
 
 async def test_any_number_of_partitions_gives_the_same_bars_alerts_and_lists(
-    running: Any, stored: Any, database: Path, empty_database: Path, scripted: Any, market: Any
+    running: Any, stored: Any, emptied: Any, scripted: Any, market: Any
 ) -> None:
     outcomes = []
     for partitions in (1, 4):
-        shutil.copy(empty_database, database)
+        await emptied()
         gated = Gated(scripted([market.late_start(), *market.afternoon()]))
         async with running(gated, partitions=partitions) as up:
             for rule in RULES:

@@ -129,8 +129,8 @@ async def test_feed_that_refuses_is_left_alone_and_rest_says_so(
     feed = scripted([*market.afternoon()[:30], FeedRefused("the key has expired"), *market.afternoon()[30:]])
     async with running(feed) as up:
         await up.played()
-        status = await up.get("system/status")
-        assert status["state"] == status["feed"]["state"] == "refused"
+        status = await up.status(lambda told: told["state"] == "refused")
+        assert status["feed"]["state"] == "refused"
         assert status["feed"]["problem"] == "the key has expired"
         assert "the key has expired" in status["phase"]
         assert (await up.get("symbols/AAPL"))["metrics"]["price"]
@@ -141,6 +141,7 @@ async def test_feed_that_refuses_is_left_alone_and_rest_says_so(
 async def test_feed_that_refuses_at_once_leaves_the_system_not_ready(running: Any, scripted: Any) -> None:
     async with running(scripted([FeedRefused("no such account")])) as up:
         await up.played()
+        await up.status(lambda told: told["state"] == "refused")
         answer = await up.api.get("/ready")
         assert answer.status_code == 503
         assert answer.json() == {"ready": False, "phase": "the feed refused: no such account"}

@@ -61,7 +61,7 @@ async def test_rule_created_edited_switched_off_and_deleted_while_the_tape_runs_
 
 
 async def test_restart_keeps_rules_and_history_and_the_same_tape_adds_nothing_twice(
-    running: Any, stored: Any, scripted: Any, market: Any
+    running: Any, stored: Any, forget_tape: Any, scripted: Any, market: Any
 ) -> None:
     gate = asyncio.Event()
     async with running(scripted([gate, *market.afternoon()])) as up:
@@ -70,6 +70,7 @@ async def test_restart_keeps_rules_and_history_and_the_same_tape_adds_nothing_tw
         await up.played()
     before = await stored(market.symbols)
     assert before[1]
+    forget_tape()
     async with running(scripted(market.afternoon())) as up:
         assert [rule["id"] for rule in (await up.get("rules"))["items"]] == ["above"]
         await up.played()

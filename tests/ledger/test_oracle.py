@@ -126,7 +126,7 @@ def test_oracle_imports_nothing_of_the_product_but_the_names_of_errors() -> None
                 else:
                     assert not module.startswith("tapewatch") or module == "tapewatch.errors", f"{name}: {module}"
                     assert module != "numpy", name
-    assert seen == {"oracle", "booking", "conditions", "days", "expected", "metrics", "rules", "tape"}
+    assert seen == {"oracle", "booking", "conditions", "days", "expected", "metrics", "pauses", "rules", "tape"}
 
 
 # -- it agrees --------------------------------------------------------------------------------------------------------
@@ -375,14 +375,6 @@ def alerts_of(text: str, items: Sequence[Item]) -> list[int]:
 def test_time_of_day_is_reached_at_the_second_that_is_written(second: int, open_ns: int, as_marked: Any) -> None:
     items = as_marked([at(open_ns, 0.5, 10), at(open_ns, 40, 10)])
     assert alerts_of(f"rule t when time >= 09:30:{second:02}", items) == [open_ns + second * SECOND]
-
-
-def test_level_fires_at_every_scan_the_night_included(as_marked: Any) -> None:
-    _, _, _, post_ns = day_of("2025-03-03")
-    hours = 5
-    items = as_marked([at(post_ns, 0.5, 10), at(post_ns, hours * 3_600, 10)], end=False)
-    fired = alerts_of("rule l when price > 1 fire level cooldown 1h", items)
-    assert fired == [post_ns + SECOND + hour * 3_600 * SECOND for hour in range(hours)]
 
 
 def test_other_symbols_move_the_time_and_nothing_else(market: Any) -> None:

@@ -69,7 +69,8 @@ async def run_roles(config: RunConfig, *, on_ready: Callable[[str], None]) -> No
     quieten()
     clock = SystemClock()
     with stopping_signals() as stop:
-        bus, hot = RedisBus(config.bus), RedisHotState(config.bus)
+        bus = RedisBus(config.bus, capacity_bytes=config.stream_bytes_each)
+        hot = RedisHotState(config.bus)
         store = await _at_start(lambda: open_store_at(config.store, replica=config.replica))
         try:
             await _at_start(partial(check_installation, config, bus, hot, store))
@@ -227,6 +228,7 @@ class Distributed:
             bars = BarsRole(
                 builder=BarBuilder(**engine),
                 thaw=partial(BarBuilder.thaw, **engine),
+                anew=partial(BarBuilder, **engine),
                 bus=bus,
                 hot=hot,
                 store=store,
@@ -250,6 +252,7 @@ class Distributed:
             scanner = ScannerRole(
                 scanner=Scanner(**engine, **intervals),
                 thaw=partial(Scanner.thaw, **engine, **intervals),
+                anew=partial(Scanner, **engine, **intervals),
                 bus=bus,
                 store=store,
                 clock=clock,

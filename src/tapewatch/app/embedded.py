@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -56,7 +57,7 @@ log = structlog.get_logger("tapewatch")
 _BOARD_INTERVAL_NS = SECOND_NS
 _DRAIN_S = 2.0
 _SERVER_STOP_S = 2
-_ROLES_STOP_S = 2.0
+_ROLES_STOP_S = 6.0
 
 
 async def run_up(config: UpConfig, *, on_ready: Callable[[str], None]) -> None:
@@ -108,26 +109,54 @@ class Embedded:
             if config.feed in LIVE_FEEDS
             else None
         )
-        self.scanners: list[Scanner] = []
+        self._scanning: list[ScannerRole] = []
         self._readers: list[tuple[str, BarsRole | ScannerRole | IndicatorsRole | AlertsRole]] = []
         """With the stream that each reads; those come first whose writing others read."""
         for p in range(partitions):
-            builder = BarBuilder(days=days, profile=profile, kept_trades=config.kept_trades)
-            scanner = Scanner(
-                days=days,
-                profile=profile,
-                scan_interval_ns=config.scan_interval_ns,
-                board_interval_ns=_BOARD_INTERVAL_NS,
-                kept_trades=config.kept_trades,
+            engine: dict[str, Any] = {"days": days, "profile": profile, "kept_trades": config.kept_trades}
+            intervals: dict[str, Any] = {
+                "scan_interval_ns": config.scan_interval_ns,
+                "board_interval_ns": _BOARD_INTERVAL_NS,
+            }
+            scanning = ScannerRole(
+                scanner=Scanner(**engine, **intervals),
+                thaw=partial(Scanner.thaw, **engine, **intervals),
+                anew=partial(Scanner, **engine, **intervals),
+                alone=True,
+                bus=bus,
+                store=store,
+                clock=clock,
+                partition=p,
             )
-            indicators = Indicators(days)
-            self.scanners.append(scanner)
+            self._scanning.append(scanning)
             self._readers += [
-                (f"ticks:{p}", BarsRole(builder=builder, bus=bus, hot=hot, store=store, clock=clock, partition=p)),
-                (f"ticks:{p}", ScannerRole(scanner=scanner, bus=bus, clock=clock, partition=p)),
+                (
+                    f"ticks:{p}",
+                    BarsRole(
+                        builder=BarBuilder(**engine),
+                        thaw=partial(BarBuilder.thaw, **engine),
+                        anew=partial(BarBuilder, **engine),
+                        alone=True,
+                        bus=bus,
+                        hot=hot,
+                        store=store,
+                        clock=clock,
+                        partition=p,
+                    ),
+                ),
+                (f"ticks:{p}", scanning),
                 (
                     f"bars.finalized:{p}",
-                    IndicatorsRole(indicators=indicators, bus=bus, hot=hot, clock=clock, partition=p),
+                    IndicatorsRole(
+                        indicators=Indicators(days),
+                        thaw=partial(Indicators.thaw, days=days),
+                        alone=True,
+                        bus=bus,
+                        hot=hot,
+                        store=store,
+                        clock=clock,
+                        partition=p,
+                    ),
                 ),
                 (f"alerts:{p}", AlertsRole(bus=bus, store=store, clock=clock, partition=p)),
             ]
@@ -164,6 +193,10 @@ class Embedded:
         self._server = Server(
             server_config(app, host=config.host, port=config.port, timeout_graceful_shutdown=_SERVER_STOP_S)
         )
+
+    @property
+    def scanners(self) -> list[Scanner]:
+        return [role.scanner for role in self._scanning]
 
     async def run(self, listener: socket.socket, *, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
         """Until `stop` is set; when it returns, what was on the tape is in the store."""

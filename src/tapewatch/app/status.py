@@ -33,15 +33,9 @@ class EmbeddedStatus:
         self._started_ns = clock.now_ns()
 
     def ready(self) -> tuple[bool, str]:
-        ingest = self._embedded.ingest
         scanned = self._embedded.board.as_of() is not None
-        if ingest.state in {"lost", "refused"}:
-            return scanned, f"the feed {'is lost' if ingest.state == 'lost' else 'refused'}: {ingest.problem}"
-        away = [feed for feed in ingest.feeds() if feed.problem and feed.state != "running"]
-        if away:
-            where = "no feed delivers" if len(away) == len(ingest.feeds()) else "one feed is away"
-            return scanned, f"{where}; " + "; ".join(f"{feed.name}: {feed.problem}" for feed in away)
-        return scanned, "running" if scanned else "waiting for the first scan"
+        trouble = feed_trouble(feed_status(self._embedded.ingest, self._clock, name=self._feed))
+        return scanned, trouble or ("running" if scanned else "waiting for the first scan")
 
     def describe(self) -> dict[str, Any]:
         embedded, ingest, now_ns = self._embedded, self._embedded.ingest, self._clock.now_ns()
@@ -77,6 +71,17 @@ def feed_status(ingest: Ingest, clock: Clock, *, name: str) -> dict[str, Any]:
         "gap": None if gap is None else {"since": rfc3339(gap.start_ns), "reason": gap.reason},
         "connections": [_connection(feed) for feed in ingest.feeds()],
     }
+
+
+def feed_trouble(feed: Mapping[str, Any]) -> str:
+    """What people should know of it; empty if all is well."""
+    if feed["state"] in {"lost", "refused"}:
+        return f"the feed {'is lost' if feed['state'] == 'lost' else 'refused'}: {feed['problem']}"
+    away = [each for each in feed["connections"] if each["problem"] and each["state"] != "running"]
+    if not away:
+        return ""
+    where = "no feed delivers" if len(away) == len(feed["connections"]) else "one feed is away"
+    return f"{where}; " + "; ".join(f"{each['name']}: {each['problem']}" for each in away)
 
 
 def scanner_status(scanners: Sequence[Scanner], scan_interval_ns: int) -> dict[str, Any]:
@@ -225,7 +230,13 @@ class ProcessStatus:
         said = {phase for _, phase in phases.values()}
         phase = said.pop() if len(said) == 1 else "; ".join(f"{role}: {phase}" for role, (_, phase) in phases.items())
         degraded = "; ".join(f"{where} waits: {why}" for where, why in waits().items())
-        return ready, f"degraded: {degraded}" if degraded and ready else phase
+        if degraded and ready:
+            phase = f"degraded: {degraded}"
+        return ready, (feed_trouble(self._feed) if "api" in phases else "") or phase
+
+    @property
+    def _feed(self) -> dict[str, Any]:
+        return next((said["feed"] for said in self._all.get("ingest", []) if "feed" in said), _NO_FEED)
 
     # -- all of them --------------------------------------------------------------------------------------------------
 
@@ -249,15 +260,18 @@ class ProcessStatus:
         members = [said for role in ROLES for said in self._all.get(role, [])]
         troubled = [f"{said['role']}: {said['phase']}" for said in members if not said["ready"]]
         waiting = [f"{said['role']} waits: {why}" for said in members for why in said["waiting_for"].values()]
-        feed = next((said["feed"] for said in members if "feed" in said), None)
-        state = "running" if live else "starting"
+        feed = self._feed
         problems = [*(f"no {role} runs" for role in missing), *troubled, *waiting]
-        if state == "running" and problems:
-            state, phase = "degraded", "; ".join(dict.fromkeys(problems))
-        if state == "running" and feed is not None and feed["age_s"] is not None and feed["age_s"] > STALE_S:
-            state = "stale"
-        if feed is not None and feed["state"] in {"lost", "refused"}:
+        trouble = feed_trouble(feed)
+        if feed["state"] in {"lost", "refused"}:
             state = feed["state"]
+        elif not live:
+            state = "starting"
+        elif feed["age_s"] is not None and feed["age_s"] > STALE_S:
+            state = "stale"
+        else:
+            state = "degraded" if problems or trouble else "running"
+        phase = "; ".join(dict.fromkeys([trouble, *problems] if trouble else problems)) or phase
         return {
             "version": __version__,
             "state": state,

@@ -101,9 +101,11 @@ class Scanner:
         """The rules, and what the last scan made of them."""
         self._asked: frozenset[str] = frozenset()
         self._keeps: frozenset[Kept] = frozenset()
-        self._wants_state = self._reads_clock = False
-        self._longest_ns = 0
-        """After so long without a change somebody has looked when all windows, and the memory of rules, had run out."""
+        self._wants_state = self._reads_clock = self._reads_usual = False
+        self._longest_ns = self._memory_ns = 0
+        """After so long without a change somebody has looked when all windows, and the memory of rules, had run out;
+        the memory of rules alone.
+        """
         self._began_ns = self._day_start_ns = self._next_day_ns = 0
         self._next_scan_ns = self._next_board_ns = self._next_sample_ns = NEVER_NS
         self._dirty = False
@@ -111,6 +113,8 @@ class Scanner:
         """Event time up to which something happened from which metrics still move for as long as windows reach."""
         self._heals_ns = 0
         """When the last gap whose end is known ends, maybe ahead: what is unknown within becomes known again."""
+        self._settles_ns = 0
+        """Up to when rules may change their mind because they are new, or the session is."""
         self._scanned_session = -1
         self._scanned: F64 | None = None
         self._set_wants()
@@ -223,6 +227,7 @@ class Scanner:
         return self.plan.cooled_down
 
     def _set_wants(self) -> None:
+        known_rows = self.plan.metrics <= self.board.row_of.keys()
         self.board.want(self.plan.metrics)
         wanted = self.plan.metrics | self._asked | frozenset(PUBLISHED if self.board_interval_ns else ())
         declared = [CATALOGUE[split_back(name)[0]] for name in wanted]
@@ -237,19 +242,25 @@ class Scanner:
             self._state.usual = UsualVolume(self.symbols.capacity)
             if self.bars.first_minute is not None:
                 self._begin_usual()
-        self._reads_clock = self.plan.fires_by_clock or any(metric.freshness == "clock" for metric in declared)
+        self._reads_usual = any("usual" in metric.keeps for metric in declared)
+        by_clock = self._reads_usual or any(metric.freshness == "clock" for metric in declared)
+        self._reads_clock = self.plan.fires_by_clock or by_clock
         far = "prices 4h" in self._keeps or any(metric.timeframe == "4h" for metric in declared)
         longest_ns = _LONG_WINDOW_NS if far else _LONGEST_WINDOW_NS
-        self._longest_ns = (
-            longest_ns
-            + self.plan.horizon_ns(self.scan_interval_ns)
-            + max(self.scan_interval_ns, self.board_interval_ns)
-        )
+        self._memory_ns = self.plan.horizon_ns(self.scan_interval_ns)
+        self._longest_ns = longest_ns + self._memory_ns + max(self.scan_interval_ns, self.board_interval_ns)
         self.plan.bind(self.board.row_of)
         self._scanned = None
         self._dirty = True
         if self.bars.first_minute is not None:
             self._schedule(max(self.watermark_ns, self._began_ns))
+            # What a row is made of may be kept only from now on.
+            self._stay_awake(self._next_scan_ns, self._memory_ns if known_rows else self._longest_ns)
+
+    def _stay_awake(self, scan_ns: int, reach_ns: int) -> None:
+        """At this scan begins what rules may remember for so long."""
+        if scan_ns < NEVER_NS:
+            self._settles_ns = max(self._settles_ns, scan_ns + reach_ns + self.scan_interval_ns)
 
     def _schedule(self, now_ns: int) -> None:
         def after(interval_ns: int, *, wanted: bool) -> int:
@@ -357,10 +368,10 @@ class Scanner:
     def _quiet(self, now_ns: int) -> bool:
         """Nothing has traded for longer than any window reaches back, the session is the one that was scanned, and
         nobody reads the clock (which says nothing while the market is closed): no metric can change before the next
-        print or the end of the session.
+        print or the end of the session, and no rule its mind.
         """
         healed_ns = self._heals_ns if self._heals_ns <= now_ns else 0
-        if now_ns - max(self._last_change_ns, healed_ns) <= self._longest_ns:
+        if now_ns <= max(max(self._last_change_ns, healed_ns) + self._longest_ns, self._settles_ns):
             return False
         at = self.bars.session_of((now_ns - 1) // MINUTE_NS)
         return at.start_ns == self._scanned_session and not (self._reads_clock and at.session)
@@ -402,6 +413,8 @@ class Scanner:
         session = self.bars.session_of((now_ns - 1) // MINUTE_NS)
         if not self._dirty and self._quiet(now_ns):
             return
+        if session.start_ns != self._scanned_session:
+            self._stay_awake(now_ns, self._longest_ns if self._reads_usual else self._memory_ns)
         if "extremes" in self._keeps:
             self._state.extremes.scan(self._state.sessions)
         if "path" in self._keeps:
@@ -429,6 +442,7 @@ class Scanner:
             candle_ns=self.bars.open_minute * MINUTE_NS,
             labels=self.labels,
             labels_version=self.labels_version,
+            before_ns=now_ns - self.scan_interval_ns,
         )
         for _, of_rule in groupby(matches, key=lambda match: id(match.rule)):
             out.matches += self._aged(list(of_rule))
@@ -460,7 +474,7 @@ class Scanner:
                 self._roll_day()
                 self._book(rows, batch, split, stop, out)
                 return
-        self._state.seen[rows.symbol[start:stop]] = True
+        self._meet(rows.symbol[start:stop])
         if not rows.plain:
             self._book_status(rows, start, stop)
         named = self.bars.official.count
@@ -475,7 +489,19 @@ class Scanner:
                 self._amend(change, out)
             else:
                 self._take(change)
-        self._dirty |= self.bars.official.count > named
+        if self.bars.official.count > named:
+            self._touch()
+
+    def _meet(self, symbol: Index) -> None:
+        """A symbol exists from its first row on, whatever that row does."""
+        if not self._state.seen[symbol].all():
+            self._state.seen[symbol] = True
+            self._touch()
+
+    def _touch(self) -> None:
+        """Something has changed, and metrics may still move for as long as windows reach from here."""
+        self._dirty = True
+        self._last_change_ns = max(self._last_change_ns, self.bars.next_close_ns)
 
     def _take(self, run: Run) -> None:
         # A late print moves metrics from its arrival on, and minutes close soon after the marks.
@@ -609,8 +635,7 @@ class Scanner:
         if "quotes" in self._keeps:
             moved |= self._state.quotes.book(kind, symbol, ts_ns, price, size)
         if moved:
-            self._dirty = True
-            self._last_change_ns = max(self._last_change_ns, self.bars.next_close_ns)
+            self._touch()
 
     def _roll_day(self) -> None:
         """A new trading day begins: yesterday's close becomes the previous close, the official one where the tape named

@@ -81,6 +81,8 @@ class Verdict:
     """Rules that were not judged, and why."""
     unchecked_alerts: Counter[str] = field(default_factory=Counter)
     """Alerts of rules that were not judged, by rule and version."""
+    paused_alerts: Counter[str] = field(default_factory=Counter)
+    """By rule and version: how many fired while scans may have paused, or not; 0 where none did."""
     repeats: dict[str, int] = field(default_factory=dict)
     """Frames that brought a client an alert again; they are harmless where the application was not told twice."""
     identity: Identity | None = None
@@ -216,12 +218,19 @@ class _Alerts:
         self._others = witnesses.other_rules
         self._excluded: set[str] = set()
         self._unjudged: set[str] = set()
+        for rule_id, version, _ in expected.pauses:
+            verdict.paused_alerts[f"{rule_id} version {version}"] = 0
         self._wanted = {alert.alert_id: alert for alert in expected.alerts if self._counts(alert)}
         verdict.alerts = len(self._wanted)
 
     def _counts(self, alert: ExpectedAlert | FoundAlert) -> bool:
-        """It is in scope, and no declared gap touches it."""
+        """It is in scope, scans cannot have paused when it fired, and no declared gap touches it."""
         if not self._scope.start_ns <= alert.fired_at_ns < self._scope.end_ns:
+            return False
+        if self._may_pause(alert):
+            if alert.alert_id not in self._unjudged:
+                self._unjudged.add(alert.alert_id)
+                self._verdict.paused_alerts[f"{alert.rule_id} version {alert.rule_version}"] += 1
             return False
         if not self._gap_touches(alert):
             return True
@@ -229,6 +238,10 @@ class _Alerts:
             self._excluded.add(alert.alert_id)
             self._verdict.excluded_alerts += 1
         return False
+
+    def _may_pause(self, alert: ExpectedAlert | FoundAlert) -> bool:
+        stretches = self._expected.pauses.get((alert.rule_id, alert.rule_version, alert.symbol), ())
+        return any(start_ns <= alert.fired_at_ns < end_ns for start_ns, end_ns in stretches)
 
     def _gap_touches(self, alert: ExpectedAlert | FoundAlert) -> bool:
         """From the gap on the day's figures are not known, nor what was true before; candles never are again."""

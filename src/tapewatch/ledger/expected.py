@@ -1,7 +1,7 @@
 """What must exist, as the oracle says it."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
@@ -54,6 +54,8 @@ class Expected:
     reads: Mapping[tuple[str, int], frozenset[str]] = field(default_factory=dict)
     """What each judged rule looks at."""
     cooldown_ns: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    pauses: Mapping[tuple[str, int, str], Sequence[tuple[int, int]]] = field(default_factory=dict)
+    """By rule, version and symbol: stretches in which scans may have paused. What fires in them is not judged."""
 
     @property
     def accepted(self) -> int:

@@ -28,6 +28,7 @@ from tapewatch.ledger.metrics import (
     grain_of,
     of_clock,
 )
+from tapewatch.ledger.pauses import AWAKE, BY_CLOCK, Doubt
 from tapewatch.ledger.rules import AskedRule, Asking, NotChecked, Seen
 from tapewatch.ledger.tape import Item, Mark, Row, TapeFiles
 
@@ -128,6 +129,10 @@ class Oracle:
         self._before: dict[str, tuple[float, float]] = {}
         """The day's high and low as the newest scan saw them."""
         self._scan_before = -NEVER
+        self._heard: dict[str, int] = {}
+        """When the newest print of each stock arrived."""
+        self._doubts: dict[tuple[int, str], Doubt] = {}
+        """By place of the rule, and symbol."""
 
     # -- the tape -----------------------------------------------------------------------------------------------------
 
@@ -164,6 +169,7 @@ class Oracle:
             return
         stock = booked.stock
         self._due.add(stock.symbol)
+        self._heard[stock.symbol] = self._book.now
         for minute in booked.minutes:
             if minute < self._book.open_minute():
                 self._make_candles_again(stock)
@@ -271,13 +277,17 @@ class Oracle:
                 for stock in self._book.stocks.values():
                     if asking.place in stock.memory:
                         stock.memory[asking.place][_HELD] = False
+                    if (asking.place, stock.symbol) in self._doubts:
+                        self._doubts[asking.place, stock.symbol].begin_bar()
                 turned = True
         return turned
 
     def _ask(
         self, asking: Asking, symbols: Sequence[str], now: int, clock: Mapping[str, float], looks: dict[str, Look]
     ) -> None:
-        rule, told = asking.rule, 0
+        rule, told, maybe = asking.rule, 0, 0
+        level, cooldown = asking.mode == "level", round(asking.rule.cooldown_s * SECOND)
+        may_sleep = asking.mode in BY_CLOCK and self._session.name == "closed"
         for symbol in symbols:
             stock = self._book.stocks[symbol]
             look = looks.get(symbol) or self._look(stock, now)
@@ -290,17 +300,31 @@ class Oracle:
             rearm = None if asking.rearm is None else asking.rearm(seen)
             memory[_SLOTS:] = slots
             held = memory[_HELD]
-            fires = when is True and (asking.mode == "level" or not held)
+            fires = when is True and (level or not held)
+            wakes_until = self._heard.get(symbol, -NEVER) + AWAKE
+            asleep = may_sleep and now > wakes_until
+            if may_sleep and not asleep:
+                self._wake(symbol, wakes_until + 1)
+            doubt = self._doubts.get((asking.place, symbol))
+            if asleep and doubt is None:
+                doubt = self._doubts[asking.place, symbol] = Doubt(self._scan_ns, cooldown)
+            unsure = doubt is not None and doubt.falls_on(
+                now, asleep=asleep, true=when is True, gate=gate is True, level=level, held=held
+            )
             if when is True:
                 memory[_HELD] = True
-                if asking.mode == "level":
+                if level and not asleep:
                     self._wake(symbol, now + 1)
             elif asking.mode == "edge":
                 memory[_HELD] = held and (when is None if asking.rearm is None else rearm is not True)
-            if not fires or gate is not True:
+            maybe += unsure
+            if unsure or not fires or gate is not True:
                 continue
             last = memory[_FIRED]
-            if told == MOST_AT_ONCE or (last is not None and now - last < round(rule.cooldown_s * SECOND)):
+            if told == MOST_AT_ONCE or (last is not None and now - last < cooldown):
+                continue
+            if told + maybe >= MOST_AT_ONCE:
+                self._doubts.setdefault((asking.place, symbol), Doubt(self._scan_ns, cooldown)).crowds(now)
                 continue
             told += 1
             memory[_FIRED] = now
@@ -346,7 +370,17 @@ class Oracle:
             days=self._days,
             reads={key: frozenset(asking.reads) for key, asking in judged.items()},
             cooldown_ns={key: round(asking.rule.cooldown_s * SECOND) for key, asking in judged.items()},
+            pauses=self._pauses(askings),
         )
+
+    def _pauses(self, askings: Iterable[Asking]) -> dict[tuple[str, int, str], list[tuple[int, int]]]:
+        judged = {asking.place: asking.rule for asking in askings}
+        found = {
+            (judged[place].id, judged[place].version, symbol): doubt.ended()
+            for (place, symbol), doubt in self._doubts.items()
+            if place in judged
+        }
+        return {key: stretches for key, stretches in found.items() if stretches}
 
 
 _HELD, _FIRED, _SLOTS = 0, 1, 2

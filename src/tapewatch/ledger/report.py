@@ -19,6 +19,11 @@ def lines(verdict: Verdict) -> Iterator[str]:
         yield f"not checked  rule {rule}: {why}"
     for rule, count in sorted(verdict.unchecked_alerts.items()):
         yield f"not checked  {count:,} alert{'s' * (count != 1)} of rule {rule}"
+    for rule, count in sorted(verdict.paused_alerts.items()):
+        yield (
+            f"not checked  rule {rule} while the market is closed and scans may pause, and what follows from it: "
+            f"{count:,} alert{'s' * (count != 1)}"
+        )
     for client, count in sorted(verdict.repeats.items()):
         yield f"repeated     {count:,} frames to client {client}"
     if verdict.identity is not None:
@@ -63,7 +68,11 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "ok": verdict.ok,
         "compared": {"bars": verdict.bars, "alerts": verdict.alerts},
         "left_out": {"bars": verdict.excluded_bars, "alerts": verdict.excluded_alerts},
-        "not_checked": {"rules": dict(verdict.unchecked), "alerts": dict(verdict.unchecked_alerts)},
+        "not_checked": {
+            "rules": dict(verdict.unchecked),
+            "alerts": dict(verdict.unchecked_alerts),
+            "alerts_while_scans_may_pause": dict(verdict.paused_alerts),
+        },
         "repeated_frames": dict(verdict.repeats),
         "rows": None if verdict.identity is None else verdict.identity._asdict(),
         "rows_as_told": None if verdict.told is None else verdict.told._asdict(),

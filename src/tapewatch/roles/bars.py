@@ -32,7 +32,9 @@ log = structlog.get_logger("tapewatch")
 
 
 class BarsRole:
-    """`thaw` makes a builder of the state that an earlier one kept; without it every run begins with `builder`."""
+    """`thaw` makes a builder of the state that an earlier one kept; without it every run begins with `builder`. `anew`
+    makes one for a tape that begins before the state ends.
+    """
 
     def __init__(
         self,
@@ -45,11 +47,13 @@ class BarsRole:
         partition: int = 0,
         most_pending: int = MOST_PENDING,
         thaw: Callable[[bytes], BarBuilder] | None = None,
+        anew: Callable[[], BarBuilder] | None = None,
+        alone: bool = False,
     ) -> None:
         self._builder, self._bus, self._hot, self._store, self._clock = builder, bus, hot, store, clock
-        self._partition, self._name, self._thaw = partition, f"bars:{partition}", thaw
+        self._partition, self._name, self._thaw, self._anew = partition, f"bars:{partition}", thaw, anew
         self.recovery = Recovery(
-            self._name, f"ticks:{partition}", bus=bus, clock=clock, store=None if thaw is None else store
+            self._name, f"ticks:{partition}", bus=bus, clock=clock, store=None if thaw is None else store, alone=alone
         )
         self._most_pending = most_pending
         self._pending: list[Bars] = []
@@ -72,7 +76,8 @@ class BarsRole:
             async with aclosing(self.recovery.entries(leave)) as entries:  # type: ignore[type-var]  # a generator
                 async for found in entries:
                     if isinstance(found, Hole):
-                        self._hole_since_ns = self._builder.open_minute * MINUTE_NS
+                        begun = self._builder.first_minute is not None
+                        self._hole_since_ns = self._builder.open_minute * MINUTE_NS if begun else None
                         continue
                     position, entry = found
                     if isinstance(entry, Batch):
@@ -99,8 +104,10 @@ class BarsRole:
         begin_ns = first_ns(batch)
         if self._hole_since_ns is None or begin_ns is None:
             return
-        if self._builder.first_minute is not None and begin_ns > self._hole_since_ns:
+        if begin_ns >= self._hole_since_ns:
             self._builder.gap(Gap(self._hole_since_ns, begin_ns, "lost"))
+        elif self._anew is not None:  # another tape, from its beginning
+            self._builder = self._anew()
         self._hole_since_ns = None
 
     @property

@@ -34,6 +34,7 @@ class IndicatorsRole:
         partition: int = 0,
         store: Store | None = None,
         thaw: Callable[[bytes], Indicators] | None = None,
+        alone: bool = False,
     ) -> None:
         self._indicators, self._bus, self._hot, self._clock = indicators, bus, hot, clock
         self._partition, self._thaw = partition, thaw
@@ -43,6 +44,7 @@ class IndicatorsRole:
             bus=bus,
             clock=clock,
             store=None if thaw is None else store,
+            alone=alone,
         )
 
     @property
@@ -59,7 +61,8 @@ class IndicatorsRole:
         ):
             async for found in entries:
                 if isinstance(found, Hole):
-                    self._indicators = Indicators(self._indicators.days)
+                    if found is Hole.LOST:
+                        self._indicators = Indicators(self._indicators.days)
                     continue
                 position, entry = found
                 if isinstance(entry, Bars):

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import structlog
 
-from tapewatch.engine.columns import SECOND_NS
+from tapewatch.engine.columns import SECOND_NS, Batch
 from tapewatch.errors import Invalid, PositionLost, Unavailable
 from tapewatch.ports import Bus, Clock, Entry, Position, Store
 from tapewatch.roles.patience import FIRST_WAIT_S, patiently, pause
@@ -27,7 +27,8 @@ KEEP_S = 30.0
 """A state is kept so often: as much tape is read again when its reader dies."""
 LAST_KEEP_S = 3.0
 MOST_STATE_BYTES = 2**31
-_SIZE = Struct("<Q")
+_HEAD = Struct("<QQ")
+"""Of a stored state: its length before it was compressed, and the arrival of the newest batch in it."""
 
 log = structlog.get_logger("tapewatch")
 T = TypeVar("T")
@@ -36,12 +37,12 @@ Phase = Literal["starting", "restoring", "replaying", "running"]
 
 
 class Hole(Enum):
-    """What stands among the entries where some were lost."""
+    """What stands among the entries where there is a hole in the tape."""
 
-    HOLE = "hole"
-
-
-HOLE = Hole.HOLE
+    LOST = "lost"
+    """Entries were there, and are not any more."""
+    STOPPED = "stopped"
+    """Nobody wrote any: the process that wrote and read them had stopped."""
 
 
 class Recovery:
@@ -50,8 +51,19 @@ class Recovery:
     """
 
     def __init__(
-        self, reader: str, stream: str, *, bus: Bus, clock: Clock, store: Store | None = None, keep_s: float = KEEP_S
+        self,
+        reader: str,
+        stream: str,
+        *,
+        bus: Bus,
+        clock: Clock,
+        store: Store | None = None,
+        keep_s: float = KEEP_S,
+        alone: bool = False,
     ) -> None:
+        """`alone`: the bus lives and dies with this process. Then a state is kept when it ends, and read when the next
+        one begins.
+        """
         self.reader, self.stream = reader, stream
         self.position: Position | None = None
         """The newest entry that was done."""
@@ -59,8 +71,11 @@ class Recovery:
         """The token that the reader's writes to the store name."""
         self._bus, self._clock, self._store = bus, clock, store
         self._keep_ns = round(keep_s * SECOND_NS)
+        self._alone, self._had_stopped = alone, False
         self._next_keep_ns = 0
         self._keeping = False
+        self._received_ns = 0
+        """Arrival of the newest batch that was done: one that arrived no later is put onto the tape again."""
         self._target: Position | None = None
         self._phase: Phase = "starting"
 
@@ -93,6 +108,8 @@ class Recovery:
             restored = await asyncio.to_thread(self._thawed, saved.state, thaw)
             if restored is None:
                 self.position = None
+        if self._alone:
+            self.position, self._had_stopped = None, restored is not None
         self._phase = "replaying"
         return restored
 
@@ -100,7 +117,8 @@ class Recovery:
         if packed is None:
             return None
         try:
-            return thaw(_expanded(packed))
+            state, self._received_ns = _expanded(packed)
+            return thaw(state)
         except Invalid as error:
             log.warning(
                 "a kept state cannot be read; beginning with what the tape retains", reader=self.reader, why=str(error)
@@ -113,6 +131,8 @@ class Recovery:
         wait_s = FIRST_WAIT_S
         reader = self._bus.read(self.stream, self.position)
         try:
+            if self._had_stopped:
+                yield Hole.STOPPED
             while True:
                 try:
                     found = await _next(reader, leaving)
@@ -121,7 +141,7 @@ class Recovery:
                     log.warning("entries lost", reader=self.reader, why=str(error))
                     self.position = None
                     reader = self._bus.read(self.stream, None)
-                    yield HOLE
+                    yield Hole.LOST
                 except Unavailable as error:
                     ERRORS_TOTAL.labels(where=self._where("read")).inc()
                     if wait_s == FIRST_WAIT_S:
@@ -131,6 +151,12 @@ class Recovery:
                     if found is None:
                         return
                     wait_s = FIRST_WAIT_S
+                    position, entry = found
+                    if isinstance(entry, Batch) and entry.received_ns:
+                        if entry.received_ns <= self._received_ns:
+                            self.position = position
+                            continue
+                        self._received_ns = entry.received_ns
                     yield found
         finally:
             if leaving is not None:
@@ -139,18 +165,22 @@ class Recovery:
     @property
     def due(self) -> bool:
         """It is time to keep the state."""
-        return self._store is not None and not self._keeping and self._clock.now_ns() >= self._next_keep_ns
+        if self._store is None or self._alone or self._keeping:
+            return False
+        return self._clock.now_ns() >= self._next_keep_ns
 
     def keep(self, state: bytes, *, after: Callable[[], Awaitable[None]] | None = None) -> Coroutine[None, None, None]:
         """Begin to store the state of the present `position`: `after` stores what came of the entries before it. A
         store that is away is asked again when the next state is due.
         """
         self._keeping = True
-        return self._keep(state, self.position, after)
+        return self._keep(state, self.position, self._received_ns, after)
 
-    async def _keep(self, state: bytes, position: Position | None, after: Callable[[], Awaitable[None]] | None) -> None:
+    async def _keep(
+        self, state: bytes, position: Position | None, received_ns: int, after: Callable[[], Awaitable[None]] | None
+    ) -> None:
         try:
-            packed = await asyncio.to_thread(_compressed, state)
+            packed = await asyncio.to_thread(_compressed, state, received_ns)
             if after is not None:
                 await after()
             if self._store is None or position is None:
@@ -183,22 +213,23 @@ class Recovery:
         return f"{self.reader.partition(':')[0]}.{what}"
 
 
-def _compressed(state: bytes) -> bytes:
+def _compressed(state: bytes, received_ns: int) -> bytes:
     import pyarrow as pa  # 40 MB that a single process without states does without
 
-    return _SIZE.pack(len(state)) + bytes(pa.compress(state, codec="zstd", asbytes=True))
+    return _HEAD.pack(len(state), received_ns) + bytes(pa.compress(state, codec="zstd", asbytes=True))
 
 
-def _expanded(packed: bytes) -> bytes:
+def _expanded(packed: bytes) -> tuple[bytes, int]:
     import pyarrow as pa
 
-    if len(packed) < _SIZE.size or _SIZE.unpack_from(packed)[0] > MOST_STATE_BYTES:
+    if len(packed) < _HEAD.size or _HEAD.unpack_from(packed)[0] > MOST_STATE_BYTES:
         raise Invalid("state", "has no length")
+    size, received_ns = _HEAD.unpack_from(packed)
     try:
-        size = _SIZE.unpack_from(packed)[0]
-        return bytes(pa.decompress(packed[_SIZE.size :], decompressed_size=size, codec="zstd", asbytes=True))
+        state = pa.decompress(packed[_HEAD.size :], decompressed_size=size, codec="zstd", asbytes=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Invalid("state", f"is damaged: {error}") from None
+    return bytes(state), received_ns
 
 
 async def _next(

@@ -21,7 +21,7 @@ from tapewatch.telemetry import ALERTS_EMITTED_TOTAL, SCAN_CYCLE_SECONDS, TICK_P
 
 class ScannerRole:
     """`thaw` makes a scanner of the state that an earlier one kept in `store`; without it every run begins with
-    `scanner`.
+    `scanner`. `anew` makes one for a tape that begins before the state ends.
     """
 
     def __init__(
@@ -33,11 +33,18 @@ class ScannerRole:
         partition: int = 0,
         store: Store | None = None,
         thaw: Callable[[bytes], Scanner] | None = None,
+        anew: Callable[[], Scanner] | None = None,
+        alone: bool = False,
     ) -> None:
         self.scanner = scanner
-        self._bus, self._clock, self._partition, self._thaw = bus, clock, partition, thaw
+        self._bus, self._clock, self._partition, self._thaw, self._anew = bus, clock, partition, thaw, anew
         self.recovery = Recovery(
-            f"scanner:{partition}", f"ticks:{partition}", bus=bus, clock=clock, store=None if thaw is None else store
+            f"scanner:{partition}",
+            f"ticks:{partition}",
+            bus=bus,
+            clock=clock,
+            store=None if thaw is None else store,
+            alone=alone,
         )
         self._hole_since_ns: int | None = None
 
@@ -80,8 +87,12 @@ class ScannerRole:
         begin_ns = first_ns(batch)
         if self._hole_since_ns is None or begin_ns is None:
             return
-        if begin_ns > self._hole_since_ns:
+        if begin_ns >= self._hole_since_ns:
             self.scanner.gap(Gap(self._hole_since_ns, begin_ns, "lost"))
+        elif self._anew is not None:  # another tape, from its beginning
+            ruleset = self.scanner.ruleset
+            self.scanner = self._anew()
+            self.scanner.apply(ruleset)
         self._hole_since_ns = None
 
     async def _step(self, batch: Batch) -> None:

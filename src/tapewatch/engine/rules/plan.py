@@ -18,6 +18,7 @@ from tapewatch.engine.frozen import Carried, Sealed, Whitelist, seal
 from tapewatch.engine.rules.leaves import U64, Leaf, Leaves, leaves_of, pack, words_of
 from tapewatch.engine.rules.questions import (
     HIGHEST,
+    LONG_AGO,
     LOWEST,
     QUESTION_CARRIED,
     Answer,
@@ -27,20 +28,16 @@ from tapewatch.engine.rules.questions import (
     Scene,
     reads_path,
     remembers,
+    settles_after_ns,
 )
 from tapewatch.engine.rules.tree import (
     TREE_CARRIED,
     Condition,
-    Held,
-    InARow,
     Match,
     Ruleset,
     RuleSpec,
-    Then,
-    Within,
     alert_id,
     operands,
-    walk,
 )
 from tapewatch.engine.symbols import Index
 
@@ -65,6 +62,8 @@ class Plan:
         """Fires beyond `MOST_MATCHES`, by rule."""
         self._generation: int = previous._generation + 1 if previous else 0
         self._scans: int = previous._scans if previous else 0
+        self._made_ns: int = previous._made_ns if previous else LONG_AGO
+        """The newest scan."""
         before: list[_Rule] = previous._rules if previous else []
         kept = {(rule.spec.id, rule.spec.version): i for i, rule in enumerate(before)}
         known = {key: before[i] for key, i in kept.items()}
@@ -154,15 +153,8 @@ class Plan:
 
     def horizon_ns(self, scan_interval_ns: int) -> int:
         """For how long a rule may change its mind when nothing changes any more."""
-        longest = 0
-        for condition in (condition for rule in self._rules for condition in rule.conditions if rule.restless):
-            for part in walk(condition):
-                match part:
-                    case Held(duration_ns=wait_ns) | Within(duration_ns=wait_ns) | Then(within_ns=wait_ns):
-                        longest = max(longest, wait_ns)
-                    case InARow(times=times):
-                        longest = max(longest, times * scan_interval_ns)
-        return longest
+        restless = (condition for rule in self._rules if rule.restless for condition in rule.conditions)
+        return max((settles_after_ns(condition, scan_interval_ns) for condition in restless), default=0)
 
     # -- a scan -------------------------------------------------------------------------------------------------------
 
@@ -180,12 +172,15 @@ class Plan:
         labels: Mapping[str, Sequence[str]] | None = None,
         labels_version: int = 0,
         changed: Bool | None = None,
+        before_ns: int | None = None,
     ) -> list[Match]:
         """Ask all rules; `values` has shape (rows, symbols).
 
         `candle_ns` is an instant of the running candles, which go on for a while after their last minute (None: now).
         `labels` hold, by attribute, a text a symbol ("" unknown), and `labels_version` tells when they changed.
         `changed` (shape (rows,)) may say which rows differ from the last scan: rules that read none are skipped.
+        `before_ns` is the scan before this one (None: the last that was made). If it was left out, then because nothing
+        that this plan reads could have changed, nor any of its rules its mind.
         Matches come in the order of rule, then of the symbols' names.
         """
         self.scene = scene = Scene(
@@ -198,8 +193,11 @@ class Plan:
             labels=labels or {},
             labels_version=labels_version,
             watchlists=self.ruleset.watchlists,
+            made_ns=self._made_ns,
+            before_ns=self._made_ns if before_ns is None else before_ns,
         )
         self._scans += 1
+        self._made_ns = now_ns
         bar_ns = now_ns - 1 if candle_ns is None else candle_ns
         begun = self._begin_periods(bar_ns, session_start_ns, day_start_ns)
         surroundings = len(symbols), labels_version, session

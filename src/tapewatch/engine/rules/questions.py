@@ -5,6 +5,9 @@ unknown. With these two, Kleene's logic is plain: `not` swaps and inverts them, 
 
 Conditions that remember (crossings, durations, sequences) keep arrays with an element a symbol. They belong to the
 rules that began at the same ruleset: a rule never profits from what an equal one of somebody else had seen before it.
+
+Scans at which nothing could have changed may be left out. Whoever remembers takes each of them for one that was made:
+what had been true went on being true.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +48,7 @@ PRICE = Operand("price")
 HIGHEST, LOWEST = "highest_since_scan", "lowest_since_scan"
 """Rows with the path of the price since the last scan."""
 _MEMORY = (Crossing, Held, Within, InARow, Then)
-_LONG_AGO = np.iinfo(np.int64).min // 2
+LONG_AGO = np.iinfo(np.int64).min // 2
 
 
 class Answer(NamedTuple):
@@ -71,6 +74,10 @@ class Scene:
     labels: Mapping[str, Sequence[str]]
     labels_version: int
     watchlists: Mapping[str, frozenset[str]]
+    made_ns: int
+    """The scan that was made before this one."""
+    before_ns: int
+    """The scan before this one, made or left out: later than `made_ns` after a pause."""
     computed: dict[Value, F64] = field(default_factory=dict)
     """Values of this scan that were computed from rows."""
 
@@ -159,6 +166,24 @@ class Question:
 def remembers(condition: Condition) -> bool:
     """Whether its answer depends on earlier scans."""
     return any(isinstance(part, _MEMORY) for part in walk(condition))
+
+
+def settles_after_ns(condition: Condition, scan_interval_ns: int) -> int:
+    """For how long it may change its mind when no value changes any more: one that remembers waits for its parts."""
+
+    def whole(duration_ns: int) -> int:
+        interval_ns = scan_interval_ns or 1
+        return -(-duration_ns // interval_ns) * interval_ns
+
+    match condition:
+        case Held(part, duration_ns=wait_ns) | Within(part, duration_ns=wait_ns):
+            return settles_after_ns(part, scan_interval_ns) + whole(wait_ns)
+        case InARow(part, times=times):
+            return settles_after_ns(part, scan_interval_ns) + times * scan_interval_ns
+        case Then(first, second, within_ns=wait_ns):
+            first_ns, second_ns = (settles_after_ns(part, scan_interval_ns) for part in (first, second))
+            return max(first_ns + whole(wait_ns), second_ns)
+    return max((settles_after_ns(part, scan_interval_ns) for part in conditions_below(condition)), default=0)
 
 
 def reads_path(condition: Condition) -> bool:
@@ -378,11 +403,17 @@ class _Lasts:
 
 
 class _Memory:
-    """When a condition was true, and when it was unknown."""
+    """When a condition was true, and when it was unknown. It is noted at every scan that is made."""
 
     def __init__(self) -> None:
         self._true_ns = np.zeros(0, np.int64)
         self._unknown_ns = np.zeros(0, np.int64)
+
+    def pass_by(self, scene: Scene) -> None:
+        """Note at the scans that were left out what was noted at the one before them."""
+        if scene.made_ns < scene.before_ns:
+            for noted_ns in (self._true_ns, self._unknown_ns):
+                noted_ns[noted_ns == scene.made_ns] = scene.before_ns
 
     def note(self, answer: Answer, now_ns: int) -> None:
         self._grow(len(answer.true))
@@ -397,8 +428,8 @@ class _Memory:
         return Answer(true, true | (self._unknown_ns[:count] >= start_ns))
 
     def _grow(self, count: int) -> None:
-        self._true_ns = _grown(self._true_ns, count, _LONG_AGO)
-        self._unknown_ns = _grown(self._unknown_ns, count, _LONG_AGO)
+        self._true_ns = _grown(self._true_ns, count, LONG_AGO)
+        self._unknown_ns = _grown(self._unknown_ns, count, LONG_AGO)
 
 
 class _Recently:
@@ -407,6 +438,7 @@ class _Recently:
 
     def __call__(self, scene: Scene) -> Answer:
         answer = self._part(scene)
+        self._memory.pass_by(scene)
         self._memory.note(answer, scene.now_ns)
         return self._memory.since(scene.now_ns - self._duration_ns, len(answer.true))
 
@@ -417,6 +449,7 @@ class _Follows:
 
     def __call__(self, scene: Scene) -> Answer:
         first, second = self._first(scene), self._second(scene)
+        self._memory.pass_by(scene)
         before = self._memory.since(scene.now_ns - self._within_ns, len(first.true))
         self._memory.note(first, scene.now_ns)
         return Answer(second.true & before.true, second.possible & before.possible)

@@ -262,6 +262,7 @@ class Fire:
     ``edge``: when it becomes true, not having been true since it was last known to be false (or, with `RuleSpec.rearm`,
     since that was last true). ``level``: at every scan. ``bar``: at the first scan of each candle of `bar_minutes`
     (counted from 04:00 New York; 1,440 is the day) at which it is true. ``session``: the same for each session.
+    While the market is closed and nothing changes, scans pause, and ``level`` and ``bar`` are silent.
     """
 
     mode: Literal["edge", "level", "bar", "session"] = "edge"
