@@ -179,6 +179,11 @@ def ordeal(
             yield ordeal_
 
 
+def alerts_between(witness: Witness, since_ns: int, until_ns: int) -> int:
+    """How many alerts came to it, by the wall clock."""
+    return sum(event["kind"] == "alert" and since_ns <= event["at_ns"] < until_ns for event in witness.events())
+
+
 async def entries_of(url: str, topic: str) -> list[tuple[str, Entry]]:
     """What the streams of a topic hold, one partition after the other."""
     bus = RedisBus(url)

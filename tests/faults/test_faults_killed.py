@@ -23,7 +23,7 @@ def test_every_role_is_killed_in_turn_and_nothing_is_lost_or_doubled(
         run.judge()
         for role in KILLED:
             program = run.cluster.member(role).program
-            assert program.starts == 2
+            assert program.starts >= 2
             assert program.pid != before[role]
         assert len(resumes_of(run.witness)) >= 1
         for role in ("ingest", *SHARED):

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
-from fault_judge import resumes_of
 from fault_kinds import member_paused
 from fault_nemesis import Fault
-from fault_ordeal import SERVED_S, Ordeal, at_once, ordeal
+from fault_ordeal import SERVED_S, Ordeal, alerts_between, at_once, ordeal
 from fault_processes import until
 from fault_tapes import Tape
+
+from tapewatch.engine.columns import SECOND_NS
 
 WORKERS = {"bars": 1, "indicators": 1, "scanner": 1, "alerts": 1, "toplists": 1}
 SCALED = ("scanner", "bars")
@@ -48,4 +49,14 @@ def test_workers_come_and_go_and_stand_still_and_nothing_is_lost_or_doubled(
         assert moved >= set(SCALED), "nobody took the place of those that stood still"
         assert run.watch.longest_unowned(*SCALED).seconds < SERVED_S
         assert run.cluster.restarts == 0
-        assert len(resumes_of(run.witness)) >= 0
+        for role in ("ingest", *SCALED, "gateway"):
+            assert run.cluster.member(role).program.starts == (2 if role == "ingest" else 1), (
+                "it stood still, and lived"
+            )
+        began_ns, _ = run.times_ns[workers.name]
+        there, away = (
+            alerts_between(witness, began_ns + SECOND_NS, began_ns + 9 * SECOND_NS)
+            for witness in reversed(run.running.witnesses)
+        )
+        assert there > 0, "clients of the other gateway are told meanwhile"
+        assert away == 0, "the gateway did not stand still"

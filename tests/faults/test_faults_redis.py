@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from fault_kinds import member_killed, newest_lost, server_frozen, server_killed
+from fault_kinds import everything_lost, member_killed, newest_lost, server_frozen, server_killed
 from fault_nemesis import Fault
 from fault_ordeal import Ordeal, at_once, ordeal
 from fault_proxy import Loss
@@ -48,12 +48,13 @@ def test_redis_dies_forgets_and_does_not_answer_and_nothing_is_lost_or_doubled(
                 newest_lost(redis, MUCH_BYTES),
             ),
             server_frozen("redis", redis, hold_s=(4.0, 4.0)),
+            everything_lost(redis),
         )
         run.judge()
         assert cut == [TAIL_BYTES]
         assert all(loss.lost is not None for loss in losses)
         assert len(losses) == len(TOPICS)
-        assert redis.program.starts == 4
+        assert redis.program.starts == 5
         put_back = [member.program.log.read_text() for member in run.cluster.members()]
         assert any("are put back" in text for text in put_back), "nobody put back what Redis had forgotten"
         assert "the tape goes on from the journal" in run.cluster.member("ingest").program.log.read_text()

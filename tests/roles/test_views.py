@@ -11,7 +11,7 @@ import pytest
 from tapewatch.contracts.samples import make_bars
 from tapewatch.engine.board import BoardRows
 from tapewatch.engine.calendar import TradingDays
-from tapewatch.engine.columns import MINUTE_NS
+from tapewatch.engine.columns import MINUTE_NS, SECOND_NS
 from tapewatch.engine.indicators import INDICATORS, Indicators
 from tapewatch.engine.metrics import CATALOGUE
 from tapewatch.roles.indicators import IndicatorsRole
@@ -86,3 +86,26 @@ async def test_lists_of_partitions_are_ranked_together_once_all_have_reached_the
     assert [row["symbol"] for row in second["rankings"]] == ["A", "U", "Z", "C", "B"]
     assert [ranked.member for ranked in ranking] == ["A", "U", "Z", "C", "B"]
     assert first["rankings"][0]["metadata"] == {"price": 3.0, "change_pct_day": 3.0, "volume_day": 3.0}
+
+
+async def test_partition_that_stays_behind_does_not_hold_the_lists_up(
+    running: Any, bus: Any, hot: Any, clock: Any, open_ns: int
+) -> None:
+    notices = bus.listen("toplists.updated")
+    async with running(ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=2)):
+        await bus.publish("board:0", board({"Z": 3.0}, ts_ns=open_ns))
+        await bus.publish("board:1", board({"A": 1.0}, ts_ns=open_ns))
+        both = await gainers(notices)
+        for second in range(1, 5):
+            await bus.publish("board:0", board({"Z": 3.0 + second}, ts_ns=open_ns + second * SECOND_NS))
+            await asyncio.sleep(0)
+        without = await gainers(notices)
+        await bus.publish("board:1", board({"A": 9.0}, ts_ns=open_ns + 5 * SECOND_NS))
+        await bus.publish("board:0", board({"Z": 8.0}, ts_ns=open_ns + 5 * SECOND_NS))
+        alone, again = await gainers(notices), await gainers(notices)
+    assert alone["partitions_missing"] == 1
+    assert "partitions_missing" not in both
+    assert ([row["symbol"] for row in without["rankings"]], without["partitions_missing"]) == (["Z"], 1)
+    assert without["timestamp"] == "2025-03-03T14:30:03.000000000Z"
+    assert [row["symbol"] for row in again["rankings"]] == ["A", "Z"]
+    assert "partitions_missing" not in again

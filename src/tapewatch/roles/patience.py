@@ -61,8 +61,12 @@ async def publish(bus: Bus, stream: str, entry: Entry, *, clock: Clock, where: s
     await patiently(lambda: bus.publish(stream, entry), clock=clock, where=where)
 
 
-async def read_on(bus: Bus, stream: str, *, clock: Clock, where: str) -> AsyncIterator[tuple[Position, Entry]]:
-    """Everything retained and then live, until the bus closes. Entries lost to trimming are counted and skipped."""
+async def read_on(
+    bus: Bus, stream: str, *, clock: Clock, where: str, newest_only: bool = False
+) -> AsyncIterator[tuple[Position, Entry]]:
+    """Everything retained and then live, until the bus closes. Entries lost to trimming are counted and skipped; with
+    `newest_only` that is how it should be.
+    """
     after: Position | None = None
     wait_s = FIRST_WAIT_S
     while True:
@@ -71,8 +75,9 @@ async def read_on(bus: Bus, stream: str, *, clock: Clock, where: str) -> AsyncIt
                 after, wait_s = position, FIRST_WAIT_S
                 yield position, entry
         except PositionLost as error:
-            ERRORS_TOTAL.labels(where=where).inc()
-            log.warning("entries lost", where=where, why=str(error))
+            if not newest_only:
+                ERRORS_TOTAL.labels(where=where).inc()
+                log.warning("entries lost", where=where, why=str(error))
             after = None
         except Unavailable:
             ERRORS_TOTAL.labels(where=where).inc()

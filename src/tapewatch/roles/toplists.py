@@ -50,7 +50,9 @@ class ToplistsRole:
                 tasks.create_task(self._follow(partition), name=f"toplists board {partition}")
 
     async def _follow(self, partition: int) -> None:
-        async for _, entry in read_on(self._bus, f"board:{partition}", clock=self._clock, where="toplists.read"):
+        async for _, entry in read_on(
+            self._bus, f"board:{partition}", clock=self._clock, where="toplists.read", newest_only=True
+        ):
             if isinstance(entry, BoardRows):
                 self._boards[partition] = entry
                 boards = self._of_one_scan(entry.ts_ns)
