@@ -210,7 +210,7 @@ async def rows_on_tape(url: str) -> int:
 async def repeated_alerts(url: str, topic: str) -> int:
     """How many alerts stand on the streams of that topic more than once, notes left out."""
     entries = [entry for _, entry in await entries_of(url, topic) if isinstance(entry, Alerts)]
-    told = Counter(alert.alert_id for entry in entries for alert in entry.alerts if alert.note is None)
+    told = Counter(alert.alert_id for entry in entries for alert in entry.alerts if not alert.note)
     return sum(count > 1 for count in told.values())
 
 

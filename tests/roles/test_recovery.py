@@ -1,7 +1,7 @@
 """Readers that die and are replaced: what they say and store is what one that lived on would have said and stored."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,18 +13,18 @@ from tapewatch.adapters.memory import MemoryBus, MemoryHotState
 from tapewatch.documents import Alert
 from tapewatch.eligibility import load_profile
 from tapewatch.engine.bars import BarBuilder
-from tapewatch.engine.columns import SECOND_NS, Bars, Batch, make_batch
+from tapewatch.engine.columns import SECOND_NS, Bars, Batch, Gap, make_batch, pulse
 from tapewatch.engine.indicators import Indicators
 from tapewatch.engine.rules import Ruleset, RuleSpec, compare
 from tapewatch.engine.scanner import Scanner
-from tapewatch.errors import LeaseLost
+from tapewatch.errors import LeaseLost, PositionLost
 from tapewatch.nyse import day_of, trading_days
-from tapewatch.ports import Alerts, Position, Saved
+from tapewatch.ports import Alerts, Entry, Position, Saved
 from tapewatch.replay import final_bars
 from tapewatch.roles.alerts import AlertsRole
 from tapewatch.roles.bars import BarsRole
 from tapewatch.roles.indicators import IndicatorsRole
-from tapewatch.roles.recovery import Recovery
+from tapewatch.roles.recovery import Hole, Recovery
 from tapewatch.roles.scanner import ScannerRole
 
 pytestmark = pytest.mark.anyio
@@ -252,3 +252,50 @@ async def test_entries_that_were_lost_are_a_gap_of_the_scanner() -> None:
     lost_from = int(batches[19].marks_ns[-1])
     kept_from = int(batches[-30].marks_ns[0])
     assert late.scanner.bars.gaps == {lost_from: kept_from}
+
+
+class LossyBus:
+    """A bus whose log, after some entries, comes back as another one."""
+
+    def __init__(self, before: Sequence[Entry], after: Sequence[Entry]) -> None:
+        self._logs = [before, after]
+
+    async def _iterate(self, log: Sequence[Entry], epoch: int, *, lossy: bool) -> AsyncIterator[tuple[Position, Entry]]:
+        for sequence, entry in enumerate(log, start=1):
+            yield Position(epoch, sequence), entry
+        if lossy:
+            raise PositionLost("ticks:0 ends before")
+
+    def read(self, _stream: str, after: Position | None = None) -> AsyncIterator[tuple[Position, Entry]]:
+        assert after is None
+        lossy = len(self._logs) == 2
+        return self._iterate(self._logs.pop(0), 1 if lossy else 2, lossy=lossy)
+
+
+def arrived(*instants: int) -> list[Batch]:
+    return [pulse(OPEN_NS + at, received_ns=at) for at in instants]
+
+
+GAP = Gap(OPEN_NS, OPEN_NS + 1, "network")
+
+
+@pytest.mark.parametrize(
+    ("retained", "heard"),
+    [
+        ([*arrived(2, 3), *arrived(4)], arrived(4)),
+        ([*arrived(1), GAP, *arrived(3), RULES, *arrived(4)], [RULES, *arrived(4)]),
+        ([*arrived(3)], []),
+        ([GAP, *arrived(5, 6)], [Hole.LOST, GAP, *arrived(5, 6)]),
+        ([*arrived(5)], [Hole.LOST, *arrived(5)]),
+    ],
+    ids=["overlaps", "overlaps with others between", "nothing new", "hole behind a gap", "hole"],
+)
+async def test_after_a_loss_only_what_is_new_is_heard_and_a_hole_only_where_there_is_one(
+    retained: list[Entry], heard: list[Entry | Hole]
+) -> None:
+    bus: Any = LossyBus(arrived(1, 2, 3), retained)
+    recovery = Recovery("bars:0", "ticks:0", bus=bus, clock=Clock())
+    found = [item if isinstance(item, Hole) else item[1] async for item in recovery.entries()]
+    assert len(found) == 3 + len(heard)
+    for item, expected in zip(found[3:], heard, strict=True):
+        assert item is expected or (isinstance(item, Batch) and item.received_ns == expected.received_ns)  # type: ignore[union-attr]  # a batch too

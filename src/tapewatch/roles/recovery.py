@@ -126,10 +126,14 @@ class Recovery:
             return None
 
     async def entries(self, leave: asyncio.Event | None = None) -> AsyncIterator[tuple[Position, Entry] | Hole]:
-        """What follows `position`, then live, until the bus closes or `leave` is set."""
+        """What follows `position`, then live, until the bus closes or `leave` is set.
+
+        Where the position is lost, what is retained is read again, and what of it was done before is left out.
+        """
         leaving: asyncio.Future[Any] | None = None if leave is None else asyncio.ensure_future(leave.wait())
         wait_s = FIRST_WAIT_S
         reader = self._bus.read(self.stream, self.position)
+        again: _Again | None = None
         try:
             if self._had_stopped:
                 yield Hole.STOPPED
@@ -141,7 +145,7 @@ class Recovery:
                     log.warning("entries lost", reader=self.reader, why=str(error))
                     self.position = None
                     reader = self._bus.read(self.stream, None)
-                    yield Hole.LOST
+                    again = _Again(self._received_ns)
                 except Unavailable as error:
                     ERRORS_TOTAL.labels(where=self._where("read")).inc()
                     if wait_s == FIRST_WAIT_S:
@@ -151,13 +155,16 @@ class Recovery:
                     if found is None:
                         return
                     wait_s = FIRST_WAIT_S
-                    position, entry = found
-                    if isinstance(entry, Batch) and entry.received_ns:
-                        if entry.received_ns <= self._received_ns:
-                            self.position = position
-                            continue
-                        self._received_ns = entry.received_ns
-                    yield found
+                    news = [found] if again is None else again.sift(found)
+                    if news:
+                        again = None
+                    for item in news:
+                        if not isinstance(item, Hole) and isinstance(item[1], Batch):
+                            if 0 < item[1].received_ns <= self._received_ns:
+                                self.position = item[0]
+                                continue
+                            self._received_ns = max(self._received_ns, item[1].received_ns)
+                        yield item
         finally:
             if leaving is not None:
                 leaving.cancel()
@@ -211,6 +218,29 @@ class Recovery:
 
     def _where(self, what: str) -> str:
         return f"{self.reader.partition(':')[0]}.{what}"
+
+
+class _Again:
+    """What a stream retains, read again by a reader that lost its position. If it reaches back to a batch that was
+    done, there is no hole: the writer put the rest on it again. What stands before such a batch was done as well.
+    """
+
+    def __init__(self, done_ns: int) -> None:
+        """`done_ns`: arrival of the newest batch that was done; 0 where streams have no batches."""
+        self._done_ns, self._reaches_back = done_ns, False
+        self._doubtful: list[tuple[Position, Entry]] = []
+
+    def sift(self, found: tuple[Position, Entry]) -> list[tuple[Position, Entry] | Hole]:
+        """What is new, once that is known, behind the hole if there is one."""
+        entry = found[1]
+        if self._done_ns and not (isinstance(entry, Batch) and entry.received_ns):
+            self._doubtful.append(found)
+            return []
+        if isinstance(entry, Batch) and 0 < entry.received_ns <= self._done_ns:
+            self._reaches_back = True
+            self._doubtful.clear()
+            return []
+        return [*([] if self._reaches_back else [Hole.LOST]), *self._doubtful, found]
 
 
 def _compressed(state: bytes, received_ns: int) -> bytes:
