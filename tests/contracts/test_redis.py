@@ -447,3 +447,16 @@ async def test_closed_bus_is_unavailable_and_its_readers_end_at_once(bus: RedisB
 def test_bus_without_room_or_epoch_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"at least one|an epoch"):
         RedisBus("redis://localhost", **{"epoch": 1, **wrong})  # type: ignore[arg-type]  # wrong on purpose
+
+
+async def test_readers_that_come_at_any_moment_miss_nothing(bus: RedisBus) -> None:
+    async def read(turns: int) -> list[int]:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await numbers(bus.read("ticks:0"), 200)
+
+    await bus.publish("ticks:0", numbered(0))
+    readers = [asyncio.ensure_future(read(11 * late)) for late in range(100)]
+    for number in range(1, 200):
+        await bus.publish("ticks:0", numbered(number))
+    assert await asyncio.gather(*readers) == [list(range(200))] * 100

@@ -156,7 +156,7 @@ async def rows_of(bus: MemoryBus) -> list[list[tuple[Any, ...]]]:
     return tapes
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 5), lives=st.lists(st.integers(0, 20), max_size=4))
 def test_however_often_it_is_killed_each_stream_holds_each_row_once_and_in_order(
     ledger: Any, clock: Any, seed: int, lives: list[int]

@@ -309,7 +309,8 @@ class _Watch:
             rows = {name.decode(): rows_of(stored) for name, stored in found}
             quiet -= rows.keys()
             for reader in tuple(self._members):
-                if reader.key in rows:
+                # One that joined meanwhile may be behind what was asked for; it has its turn next.
+                if reader.key in rows and reader.cursor >= cursors.get(reader.key, reader.cursor):
                     reader.offer(rows[reader.key])
             if len(cursors) > 1:
                 await asyncio.sleep(GATHER_S)

@@ -55,6 +55,10 @@ class _Watched:
     """By process, its share of one core in each second."""
     rss: dict[str, float] = field(default_factory=dict)
     """By process, the most it held, megabytes."""
+    redis_cpu: float = 0.0
+    """Share of one core."""
+    rows_per_s: float = 0.0
+    """That ingest put onto the tape."""
 
 
 def servers() -> tuple[str, str] | None:
@@ -139,6 +143,7 @@ async def _watch(address: str, processes: dict[str, int], bus: Bus, seconds: flo
         await asyncio.sleep(_WARM_UP_S)
         watched.arrivals.clear()
         before_s, before = time.monotonic(), {name: _cpu_s(pid) for name, pid in processes.items()}
+        redis, rows = _redis_cpu_s(), await asyncio.to_thread(_rows, address)
         until = before_s + seconds
         while time.monotonic() < until:
             await asyncio.sleep(1.0)
@@ -153,8 +158,22 @@ async def _watch(address: str, processes: dict[str, int], bus: Bus, seconds: flo
             streams = [f"ticks:{p}" for p in range(PARTITIONS)]
             lags = [await bus.lag(reader, streams) for reader in ("scanner", "bars")]
             watched.lags.append(sum(sum(lag.values()) for lag in lags))
+        watched.redis_cpu = (_redis_cpu_s() - redis) / seconds
+        watched.rows_per_s = (await asyncio.to_thread(_rows, address) - rows) / seconds
         reading.cancel()
     return watched
+
+
+def _redis_cpu_s() -> float:
+    from tapewatch.bench.tape_path import redis_cpu_s
+
+    found = servers()
+    return 0.0 if found is None else redis_cpu_s(found[0])
+
+
+def _rows(address: str) -> int:
+    with urlopen(f"http://{address}/api/v1/system/status", timeout=5) as response:  # our own loopback server
+        return int(json.load(response)["feed"]["rows"])
 
 
 async def _read(socket: Any, watched: _Watched) -> None:
@@ -210,6 +229,9 @@ def _figures(watched: _Watched, *, interval_ms: int, scanners: int) -> Iterator[
         max(watched.lags),
         "that scanner and bars had not done at the end (an entry is a tenth of a second of one partition)",
     )
+    rate, redis = watched.rows_per_s, watched.redis_cpu
+    yield f"many_{suffix}_rate", rate, "ticks/s", rate, rate, "that ingest put onto the tape"
+    yield f"many_{suffix}_cpu_redis", redis, "cores", redis, redis, "processor time of Redis"
     total = [sum(shares) for shares in zip(*watched.cpu.values(), strict=True)]
     yield (f"many_{suffix}_cpu", median(total), "cores", min(total), max(total), "processor time of all roles")
     for name, shares in watched.cpu.items():

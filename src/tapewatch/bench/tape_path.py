@@ -12,6 +12,7 @@ from multiprocessing.queues import Queue
 from statistics import median
 
 import numpy as np
+from redis import Redis
 
 from tapewatch.bench.distributed import FigureRow, servers
 from tapewatch.engine.columns import SECOND_NS, Batch, make_batch
@@ -41,9 +42,9 @@ def _at(address: str, rate: int) -> Iterator[FigureRow]:
     for reader in readers:
         reader.start()
     ready.wait()
-    started = time.process_time()
+    started, redis = time.process_time(), redis_cpu_s(address)
     published, seconds = asyncio.run(_write(address, rate))
-    cpu = (time.process_time() - started) / seconds
+    cpu, redis = (time.process_time() - started) / seconds, (redis_cpu_s(address) - redis) / seconds
     answers = [told.get(timeout=60) for _ in readers]
     for reader in readers:
         reader.join(10)
@@ -55,8 +56,16 @@ def _at(address: str, rate: int) -> Iterator[FigureRow]:
     yield name, p95, "ms", waits[0] * 1e3, waits[-1] * 1e3, what
     yield f"{name}_rate", published / seconds, "ticks/s", 0, published / seconds, "that were written"
     yield f"{name}_cpu_writer", cpu, "cores", cpu, cpu, "processor time of the writer"
+    yield f"{name}_cpu_redis", redis, "cores", redis, redis, "of the server"
     shares = [share for _, _, share in answers]
     yield f"{name}_cpu_reader", median(shares), "cores", min(shares), max(shares), "of each reader"
+
+
+def redis_cpu_s(address: str) -> float:
+    """Processor time that the server has used."""
+    with Redis.from_url(address) as client:
+        used = client.info("cpu")
+    return float(used["used_cpu_sys"]) + float(used["used_cpu_user"])
 
 
 async def _write(address: str, rate: int) -> tuple[int, float]:
