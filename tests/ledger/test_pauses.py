@@ -107,6 +107,41 @@ def test_other_stocks_of_the_partition_keep_scans_awake(as_batches: Any) -> None
     assert fired == list(range(-39, 31_181))  # what has arrived before a mark is seen by the scans before it
 
 
+# -- memory over a pause ----------------------------------------------------------------------------------------------
+
+FALL = """
+rule fall when price > 10 within 30s and price < 9.5
+rule after when price > 10 then price < 9.5 within 30s
+rule kept when price > 10 for 20s within 5s and price < 9.5
+rule run when price > 10 5 times in a row within 1m and price < 9.5
+rule calm when not (price > 10 within 5s) and price < 9.5
+"""
+OPEN_NS = day_of("2025-03-03")[1]
+NOON_NS = OPEN_NS + 150 * MINUTE
+
+
+def fall() -> list[Item]:
+    """11 at 09:30, and 9 at 12:00:00.5; nothing in between."""
+    rows = [
+        Row("AAA", ts_ns + SECOND // 2, price, 100.0, "@", "C", "Q", 0)
+        for ts_ns, price in ((OPEN_NS, 11.0), (NOON_NS, 9.0))
+    ]
+    marks = [Mark(OPEN_NS + s * SECOND) for s in range(-40, 9_100, 20)]
+    return sorted([*rows, *marks], key=arrives)
+
+
+@pytest.mark.parametrize("more", ["", "rule clock when time > 04:00", "rule clock when minutes_since_open > 0"])
+def test_what_was_true_before_a_pause_was_true_a_second_before_it_ended(more: str, as_batches: Any) -> None:
+    expected = expected_of(fall(), rules_of(FALL))
+    seconds = {alert.rule_id: (alert.fired_at_ns - NOON_NS) // SECOND for alert in expected.alerts}
+    assert seconds == {"fall": 1, "after": 1, "kept": 1, "run": 1, "calm": 6}
+    matches = scanned(fall(), as_batches, rules_of(FALL + more))
+    found = [match for match in matches if match.rule.id != "clock"]
+    verdict = judged(expected, found)
+    assert verdict.ok, list(lines(verdict))
+    assert verdict.alerts == len(found) == 5
+
+
 # -- the oracle -------------------------------------------------------------------------------------------------------
 
 

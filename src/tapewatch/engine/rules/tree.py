@@ -2,7 +2,8 @@
 
 Everything here is frozen and hashable, so that equal questions of different rules are one. Metrics carry their
 canonical names; times of day are minutes since midnight in New York. What a node means is written beside it; truth has
-three values (true, false, unknown), joined as Kleene has it.
+three values (true, false, unknown), joined as Kleene has it. A scan that is left out because nothing can change counts
+as one at which all was as at the scan before.
 """
 
 from collections.abc import Iterator, Mapping
