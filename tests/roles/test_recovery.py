@@ -228,6 +228,28 @@ async def test_fenced_owner_cannot_write_and_its_successor_goes_on() -> None:
     assert vault.bars == {}
 
 
+async def test_scanner_that_catches_up_publishes_alerts_and_no_old_boards() -> None:
+    bus, vault, clock = MemoryBus(epoch=1), Vault(), Clock()
+    await bus.publish("ticks:0", RULES)
+    batches = tape()
+    for batch in batches[:-1]:
+        await bus.publish("ticks:0", batch)
+    shared: dict[str, Any] = {"bus": bus, "store": vault, "clock": clock}
+    role = ScannerRole(scanner=Scanner(**SCANNING), thaw=partial(Scanner.thaw, **SCANNING), **shared)
+    leave = asyncio.Event()
+    task = asyncio.create_task(role.run(leave))
+    async with asyncio.timeout(10):
+        while role.recovery.phase != "running":  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0)
+        assert await bus.newest("alerts:0", 10)
+        assert not await bus.newest("board:0", 10)
+        await bus.publish("ticks:0", pulse(OPEN_NS + 400 * SECOND_NS))
+        while not await bus.newest("board:0", 10):  # noqa: ASYNC110  # the same
+            await asyncio.sleep(0)
+    leave.set()
+    await task
+
+
 async def test_entries_that_were_lost_are_a_gap_of_the_scanner() -> None:
     bus, vault, clock = MemoryBus(epoch=1, capacity=30), Vault(), Clock()
     shared: dict[str, Any] = {"bus": bus, "store": vault, "clock": clock}

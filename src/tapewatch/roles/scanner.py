@@ -106,7 +106,7 @@ class ScannerRole:
             told = before
             await self._publish("alerts", withdrawn)
         await self._tell(step.matches[told:], batch)
-        for board in step.boards:
+        for board in step.boards if self.recovery.phase == "running" else ():  # who catches up has none that is new
             await self._publish("board", board)
         if batch.received_ns:
             TICK_PROCESSING_LATENCY_SECONDS.observe((self._clock.now_ns() - batch.received_ns) / SECOND_NS)
