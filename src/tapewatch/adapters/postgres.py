@@ -27,11 +27,11 @@ from tapewatch.errors import ConfigError, TapewatchError
 CONNECTIONS = 5
 """Of one process at the most."""
 CONNECT_S = 5.0
-STATEMENT_S = 15.0
+STATEMENT_S = 8.0
 LOCK_S = 5.0
 SILENT_CLIENT_S = 10.0
 """How long a transaction may wait for its client, which may have been stopped while it holds a lock."""
-ANSWER_S = 20.0
+ANSWER_S = 10.0
 """How long a server may take to answer at all; more than `STATEMENT_S`, so that the server's own word comes first."""
 ROLLBACK_S = 1.0
 UPGRADE_S = 3_600.0
