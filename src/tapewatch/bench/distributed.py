@@ -1,6 +1,6 @@
 """Figures of the distributed system: each role a process of its own, over the Redis and the TimescaleDB that
-`TAPEWATCH_BUS` and `TAPEWATCH_STORE` name (`make services` starts both). The database of the bus must be empty; the
-store is used as it is.
+`TAPEWATCH_BUS` and `TAPEWATCH_STORE` name (`make services` starts both). The database of the bus must be empty, and
+is emptied again; the store is used as it is.
 """
 
 import asyncio
@@ -23,10 +23,12 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import numpy as np
+from redis import Redis
 from websockets.asyncio.client import connect
 
 from tapewatch.bench.tapes import rules_like
 from tapewatch.engine.columns import MINUTE_NS, Bars, Batch
+from tapewatch.errors import ConfigError
 from tapewatch.ports import Bus, Store
 
 SYMBOLS, TICKS_PER_S, RULES, PARTITIONS = 10_000, 200_000, 1_000, 8
@@ -81,6 +83,9 @@ async def _measure(seconds: float, *, interval_ms: int, scanners: int, ticks_per
     from tapewatch.adapters.redis import RedisBus
     from tapewatch.adapters.sql import SqlStore
 
+    with Redis.from_url(found[0]) as client:
+        if client.dbsize():
+            raise ConfigError("the bus that TAPEWATCH_BUS names is not empty: take another database of it")
     bus, store = RedisBus(found[0]), SqlStore(found[1])
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -96,6 +101,8 @@ async def _measure(seconds: float, *, interval_ms: int, scanners: int, ticks_per
         finally:
             await bus.close()
             await store.close()
+            with Redis.from_url(found[0]) as client:
+                client.flushdb()
     return list(_figures(watched, interval_ms=interval_ms, scanners=scanners))
 
 

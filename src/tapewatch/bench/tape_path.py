@@ -86,6 +86,9 @@ async def _write(address: str, rate: int) -> tuple[int, float]:
         seconds = time.perf_counter() - began
         last = replace(parts[0].rows(0, 0), received_ns=-1)
         await bus.publish_all(dict.fromkeys(streams, last))
+        await asyncio.sleep(1.0)  # the readers take it
+        with Redis.from_url(address) as client:
+            client.delete(*(key for key in client.scan_iter("bench:*")))
     finally:
         await bus.close()
     return rows, seconds
