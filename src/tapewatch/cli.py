@@ -410,18 +410,23 @@ def serve_feed(
 
 
 @db_app.command("upgrade")
-def db_upgrade(data_dir: DataDir = None) -> None:
+def db_upgrade(
+    data_dir: DataDir = None,
+    store: Annotated[
+        str | None, typer.Option(envvar="TAPEWATCH_STORE", help="A shared store, postgresql://…, instead of a folder.")
+    ] = None,
+) -> None:
     """Create the store, or bring it up to this release."""
-    from tapewatch.app.opening import open_store
+    from tapewatch.app.opening import open_store_at
 
     folder = data_dir or default_data_dir()
 
     async def upgrade() -> None:
-        store = await open_store(folder)
-        await store.close()
+        opened = await open_store_at(store or folder)
+        await opened.close()
 
     run(upgrade())
-    print(f"the store in {folder} is up to date")
+    print(f"the store {'at --store' if store else f'in {folder}'} is up to date")
 
 
 @app.command()
