@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 pytest.register_assert_rewrite("tapewatch.contracts")
+settings.register_profile("tapewatch", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("tapewatch")
 
 
 @pytest.fixture
