@@ -81,7 +81,7 @@ def test_killed_witness_goes_on_behind_its_last_line_and_misses_nothing(up: Up, 
     # The first scan and the last one may have been seen in part.
     first, last = (witness.alerts()[n]["fired_at"] for n in (0, -1))
     between = {alert_id for fired_at, alert_id in up.stored() if first < fired_at < last}
-    assert len(between) > 40
+    assert len(between) > 10  # a scan has up to twenty
     assert between <= set(ids)
     assert witness.losses() == []
     assert sum('"resumed"' in line["frame"] for line in witness.frames()) >= 2
