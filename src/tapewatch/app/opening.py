@@ -15,6 +15,9 @@ from tapewatch.nyse import trading_days
 from tapewatch.ports import Clock, Feed, Store
 from tapewatch.serve.board_view import BoardView
 
+_MANY_TICKS_PER_S = 100_000
+"""More than that come in larger batches: then what a batch costs counts, and a tenth of a second holds enough."""
+
 if TYPE_CHECKING:  # 20 MB that a feed without reference data does without
     from tapewatch.feeds.reference.alpaca_rest import AlpacaReference
     from tapewatch.feeds.reference.massive_rest import MassiveReference
@@ -70,6 +73,7 @@ def feed_of(config: UpConfig, clock: Clock, *, begun_ns: int | None = None) -> F
         start_ns=sessions[0].open_ns,
         speed=config.speed,
         clock=clock,
+        batch_s=0.1 if config.ticks_per_s > _MANY_TICKS_PER_S else 0.05,
     )
 
 

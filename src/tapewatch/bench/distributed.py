@@ -31,7 +31,7 @@ from tapewatch.engine.columns import MINUTE_NS, Bars, Batch
 from tapewatch.errors import ConfigError
 from tapewatch.ports import Bus, Store
 
-SYMBOLS, TICKS_PER_S, RULES, PARTITIONS = 10_000, 200_000, 1_000, 8
+SYMBOLS, TICKS_PER_S, RULES, PARTITIONS = 10_000, 200_000, 1_000, 4
 WHAT = (
     f"each role a process, Redis and TimescaleDB on the same machine: {SYMBOLS:,} synthetic symbols at {TICKS_PER_S:,} "
     f"ticks/s, {RULES:,} rules, {PARTITIONS} partitions, one client"
