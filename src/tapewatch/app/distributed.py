@@ -264,14 +264,12 @@ class Distributed:
     async def _run_ingest(self, _: int, leave: asyncio.Event) -> None:
         """The tape's only writer, and what brings reference data onto it."""
         config, clock = self._config, self._clock
-        begun_ns = await patiently(
-            lambda: self._store.settle("synthetic_began", str(clock.now_ns())), clock=clock, where="ingest.begin"
-        )
+        feed = self._feed or feed_of(config, clock, begun_ns=await self._market_begun_ns())
         source = reference_of(config, clock)
         journal = self._journal or FileJournal(config.journal or config.data_dir / "journal")
         try:
             self.ingest = ingest = Ingest(
-                feed=self._feed or feed_of(config, clock, begun_ns=int(begun_ns)),
+                feed=feed,
                 bus=self.bus,
                 store=self._store,
                 clock=clock,
@@ -294,6 +292,15 @@ class Distributed:
                 await journal.close()
             if source is not None:
                 await source.close()
+
+    async def _market_begun_ns(self) -> int | None:
+        """When the synthetic market of this installation began: its next ingester must make the same one."""
+        if self._config.feed != "synthetic":
+            return None
+        now = str(self._clock.now_ns())
+        return int(
+            await patiently(lambda: self._store.settle("synthetic_began", now), clock=self._clock, where="ingest.begin")
+        )
 
     async def _run_toplists(self, _: int, leave: asyncio.Event) -> None:
         """Lists, the scoreboard, parity with the provider's bars, and the store's housekeeping."""

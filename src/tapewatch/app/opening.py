@@ -99,13 +99,7 @@ async def open_store(data_dir: Path) -> Store:
         await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--data-dir: cannot use {data_dir}: {error.strerror}") from None
-    store = SqlStore(data_dir / "tapewatch.db")
-    try:
-        await store.upgrade()
-    except BaseException:
-        await store.close()
-        raise
-    return store
+    return await _upgraded(SqlStore(data_dir / "tapewatch.db"))
 
 
 async def open_store_at(address: str | Path, *, replica: str | None = None) -> Store:
@@ -113,7 +107,10 @@ async def open_store_at(address: str | Path, *, replica: str | None = None) -> S
     if not isinstance(address, str) or "://" not in address:
         return await open_store(Path(address))
     quieten()
-    store = SqlStore(address, replica_url=replica)
+    return await _upgraded(SqlStore(address, replica_url=replica))
+
+
+async def _upgraded(store: SqlStore) -> Store:
     try:
         await store.upgrade()
     except BaseException:

@@ -15,10 +15,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
 from statistics import median
-from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -26,6 +23,7 @@ import numpy as np
 from redis import Redis
 from websockets.asyncio.client import connect
 
+from tapewatch.bench.server import FigureRow, cpu_s, read_alerts, rss_mb
 from tapewatch.bench.tapes import rules_like
 from tapewatch.engine.columns import MINUTE_NS, Bars, Batch
 from tapewatch.errors import ConfigError
@@ -38,11 +36,7 @@ WHAT = (
 )
 BARS_WHAT = "bars a second into TimescaleDB, ten minutes of 10,000 symbols, a call a minute"
 _WARM_UP_S = 60.0
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_JIFFIES_PER_S = os.sysconf("SC_CLK_TCK")
 _START_S = 60.0
-
-FigureRow = tuple[str, float, str, float, float, str]
 
 
 @dataclass(slots=True)
@@ -146,18 +140,18 @@ async def _watch(address: str, processes: dict[str, int], bus: Bus, seconds: flo
         while not await asyncio.to_thread(_ready, address):  # noqa: ASYNC110  # it tells nobody
             await asyncio.sleep(0.5)
     async with connect(f"ws://{address}/ws", max_size=None) as socket:
-        reading = asyncio.create_task(_read(socket, watched))
+        reading = asyncio.create_task(read_alerts(socket, watched.arrivals))
         await asyncio.sleep(_WARM_UP_S)
         watched.arrivals.clear()
-        before_s, before = time.monotonic(), {name: _cpu_s(pid) for name, pid in processes.items()}
+        before_s, before = time.monotonic(), {name: cpu_s(pid) for name, pid in processes.items()}
         redis, rows = _redis_cpu_s(), await asyncio.to_thread(_rows, address)
         until = before_s + seconds
         while time.monotonic() < until:
             await asyncio.sleep(1.0)
-            now_s, now = time.monotonic(), {name: _cpu_s(pid) for name, pid in processes.items()}
+            now_s, now = time.monotonic(), {name: cpu_s(pid) for name, pid in processes.items()}
             for name, pid in processes.items():
                 watched.cpu.setdefault(name, []).append((now[name] - before[name]) / (now_s - before_s))
-                watched.rss[name] = max(watched.rss.get(name, 0.0), _rss_mb(pid))
+                watched.rss[name] = max(watched.rss.get(name, 0.0), rss_mb(pid))
             before_s, before = now_s, now
             for _, entry in await bus.newest("ticks:0", 3):
                 if isinstance(entry, Batch) and len(entry.marks_ns):
@@ -183,34 +177,12 @@ def _rows(address: str) -> int:
         return int(json.load(response)["feed"]["rows"])
 
 
-async def _read(socket: Any, watched: _Watched) -> None:
-    async for frame in socket:
-        now = time.time()
-        message = json.loads(frame)
-        if message["type"] == "alert":
-            watched.arrivals.append((now, _seconds(message["data"]["fired_at"])))
-
-
 def _ready(address: str) -> bool:
     try:
         with urlopen(f"http://{address}/ready", timeout=5):  # our own loopback server
             return True
     except (URLError, OSError):
         return False
-
-
-def _seconds(rfc3339: str) -> float:
-    whole, fraction = rfc3339.rstrip("Z").split(".")
-    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction}")
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / _JIFFIES_PER_S
-
-
-def _rss_mb(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE / 1e6
 
 
 def _figures(watched: _Watched, *, interval_ms: int, scanners: int) -> Iterator[FigureRow]:

@@ -68,49 +68,52 @@ def watch(seconds: float) -> list[FigureRow]:
 async def _watch(address: str, pid: int, seconds: float) -> _Watched:
     watched = _Watched()
     async with connect(f"ws://{address}/ws", max_size=None) as socket:
-        reading = asyncio.create_task(_read(socket, watched))
+        reading = asyncio.create_task(read_alerts(socket, watched.arrivals))
         await asyncio.sleep(_WARM_UP_S)
         watched.arrivals.clear()
         until = time.monotonic() + seconds
-        before_s, before = time.monotonic(), _cpu_s(pid)
+        before_s, before = time.monotonic(), cpu_s(pid)
         while time.monotonic() < until:
             await asyncio.sleep(1.0)
             status = await asyncio.to_thread(_status, address)
-            now_s, now = time.monotonic(), _cpu_s(pid)
+            now_s, now = time.monotonic(), cpu_s(pid)
             watched.cpu.append((now - before) / (now_s - before_s))
             before_s, before = now_s, now
-            watched.rss.append(_rss_mb(pid))
+            watched.rss.append(rss_mb(pid))
             watched.offsets.append(status)
         reading.cancel()
     return watched
 
 
-async def _read(socket: Any, watched: _Watched) -> None:
+async def read_alerts(socket: Any, arrivals: list[tuple[float, float]]) -> None:
+    """Of each alert the wall clock of its arrival, and its event time, seconds."""
     async for frame in socket:
         now = time.time()
         message = json.loads(frame)
         if message["type"] == "alert":
-            watched.arrivals.append((now, _seconds(message["data"]["fired_at"])))
+            arrivals.append((now, seconds(message["data"]["fired_at"])))
 
 
 def _status(address: str) -> float:
     with urlopen(f"http://{address}/api/v1/system/status", timeout=5) as response:  # our own loopback server
         status = json.load(response)
         now = time.time()
-    return now - float(status["feed"]["age_s"]) - _seconds(status["feed"]["market_time"])
+    return now - float(status["feed"]["age_s"]) - seconds(status["feed"]["market_time"])
 
 
-def _seconds(rfc3339: str) -> float:
+def seconds(rfc3339: str) -> float:
     whole, fraction = rfc3339.rstrip("Z").split(".")
     return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction}")
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """Processor time that the process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / _JIFFIES_PER_S
 
 
-def _rss_mb(pid: int) -> float:
+def rss_mb(pid: int) -> float:
+    """Resident memory."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE / 1e6
 
 

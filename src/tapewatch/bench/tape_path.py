@@ -14,7 +14,8 @@ from statistics import median
 import numpy as np
 from redis import Redis
 
-from tapewatch.bench.distributed import FigureRow, servers
+from tapewatch.bench.distributed import servers
+from tapewatch.bench.server import FigureRow
 from tapewatch.engine.columns import SECOND_NS, Batch, make_batch
 from tapewatch.ports import Bus
 
