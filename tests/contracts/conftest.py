@@ -1,12 +1,22 @@
-"""One PostgreSQL server with TimescaleDB for all tests of the store, and a new database for each."""
+"""One PostgreSQL server with TimescaleDB for all tests of the store, and a new database for each; a Redis a file."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from postgres_server import PostgresProgram
+from servers import RedisProgram
 
 from tapewatch.adapters.sql import SqlStore
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProgram]:
+    """A Redis server for the tests of a file."""
+    program = RedisProgram(tmp_path_factory.mktemp("redis"))
+    program.start()
+    yield program
+    program.kill()
 
 
 @pytest.fixture(scope="session")

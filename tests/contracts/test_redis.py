@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -23,14 +23,6 @@ from tapewatch.errors import LeaseLost, PositionLost, Unavailable
 from tapewatch.ports import Bus, HotState, Position
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProgram]:
-    program = RedisProgram(tmp_path_factory.mktemp("redis"))
-    program.start()
-    yield program
-    program.kill()
 
 
 @pytest.fixture

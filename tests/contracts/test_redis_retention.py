@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from redis import Redis
@@ -16,14 +16,6 @@ from tapewatch.contracts.samples import numbered
 from tapewatch.ports import Position
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProgram]:
-    program = RedisProgram(tmp_path_factory.mktemp("redis"))
-    program.start()
-    yield program
-    program.kill()
 
 
 @pytest.fixture

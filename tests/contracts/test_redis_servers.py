@@ -23,14 +23,6 @@ from tapewatch.ports import Position, Ranked
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProgram]:
-    program = RedisProgram(tmp_path_factory.mktemp("redis"))
-    program.start()
-    yield program
-    program.kill()
-
-
 @pytest.fixture
 def server(program: RedisProgram) -> RedisProgram:
     """Empty, and shared by the tests of this file."""

@@ -9,7 +9,7 @@ import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -18,24 +18,18 @@ from tapewatch.adapters.redis import RedisBus
 from tapewatch.adapters.redis_hot_state import RedisHotState
 from tapewatch.app.opening import feed_of, fill, open_store_at, reference_of
 from tapewatch.app.program import Server, leave_no_ruin, listen, quieten, stopping_signals, tune_process, url_of
+from tapewatch.app.readers import Reader, Readers
 from tapewatch.app.status import ProcessStatus
 from tapewatch.clock import SystemClock
 from tapewatch.config import LIVE_FEEDS, PARTITIONED, SINGLE, RunConfig
 from tapewatch.dry_runs import DryRuns
-from tapewatch.eligibility import load_profile
-from tapewatch.engine.bars import BarBuilder
-from tapewatch.engine.columns import SECOND_NS
-from tapewatch.engine.indicators import Indicators
 from tapewatch.engine.scanner import Scanner
 from tapewatch.engine.toplists import SYSTEM_TOPLISTS
 from tapewatch.errors import ConfigError, Unavailable
 from tapewatch.nyse import trading_days
 from tapewatch.ports import Bus, Clock, Feed, HotState, Journal, Store
-from tapewatch.roles.alerts import AlertsRole
-from tapewatch.roles.bars import BarsRole
 from tapewatch.roles.explain import ExplainRole
 from tapewatch.roles.housekeeping import Housekeeping
-from tapewatch.roles.indicators import IndicatorsRole
 from tapewatch.roles.ingest import Ingest
 from tapewatch.roles.ownership import Ownership, Run
 from tapewatch.roles.parity import ParityRole
@@ -56,12 +50,17 @@ START_S = 30.0
 _REPORT_S = 1.0
 _SERVER_STOP_S = 2
 _DRAIN_S = 2.0
+_WRITTEN = {
+    "bars": ("bars.finalized",),
+    "indicators": (),
+    "scanner": ("alerts", "board"),
+    "alerts": ("alerts.filtered",),
+}
+"""The topics that a role writes, which it takes over with the partition."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 
 log = structlog.get_logger("tapewatch")
 T = TypeVar("T")
-
-Reader: TypeAlias = BarsRole | IndicatorsRole | ScannerRole | AlertsRole
 
 
 async def run_roles(config: RunConfig, *, on_ready: Callable[[str], None]) -> None:
@@ -128,7 +127,16 @@ class Distributed:
         self.bus = bus
         self._config, self._hot, self._store, self._clock = config, hot, store, clock
         self._feed, self._journal = feed, journal
-        self._profile, self._days = load_profile(config.profile), trading_days()
+        self._days = trading_days()
+        readers = Readers(
+            config, bus=bus, hot=hot, store=store, clock=clock, kept_trades=config.kept_trades_each, alone=False
+        )
+        self._make: dict[str, Callable[[int], Reader]] = {
+            "bars": readers.bars,
+            "indicators": readers.indicators,
+            "scanner": readers.scanner,
+            "alerts": readers.alerts,
+        }
         self.board = BoardView(clock)
         self.working: dict[str, dict[int, Reader]] = {role: {} for role in config.roles if role in PARTITIONED}
         """By role and partition, what is at work."""
@@ -211,55 +219,14 @@ class Distributed:
 
     async def _run_reader(self, name: str, p: int, leave: asyncio.Event) -> None:
         """One partition of a role, until it is to be left or somebody else has it."""
-        role, written = self._reader(name, p)
-        for topic in written:
+        role = self._make[name](p)
+        for topic in _WRITTEN[name]:
             await patiently(partial(self.bus.take_over, f"{topic}:{p}"), clock=self._clock, where=f"{name}.begin")
         self.working[name][p] = role
         try:
             await role.run(leave)
         finally:
             self.working[name].pop(p, None)
-
-    def _reader(self, name: str, p: int) -> tuple[Reader, tuple[str, ...]]:
-        """The role at that partition, and the topics that it writes."""
-        config, bus, hot, store, clock = self._config, self.bus, self._hot, self._store, self._clock
-        engine: dict[str, Any] = {"days": self._days, "profile": self._profile, "kept_trades": config.kept_trades_each}
-        if name == "bars":
-            bars = BarsRole(
-                builder=BarBuilder(**engine),
-                thaw=partial(BarBuilder.thaw, **engine),
-                anew=partial(BarBuilder, **engine),
-                bus=bus,
-                hot=hot,
-                store=store,
-                clock=clock,
-                partition=p,
-            )
-            return bars, ("bars.finalized",)
-        if name == "indicators":
-            indicators = IndicatorsRole(
-                indicators=Indicators(self._days),
-                thaw=partial(Indicators.thaw, days=self._days),
-                bus=bus,
-                hot=hot,
-                store=store,
-                clock=clock,
-                partition=p,
-            )
-            return indicators, ()
-        if name == "scanner":
-            intervals: dict[str, Any] = {"scan_interval_ns": config.scan_interval_ns, "board_interval_ns": SECOND_NS}
-            scanner = ScannerRole(
-                scanner=Scanner(**engine, **intervals),
-                thaw=partial(Scanner.thaw, **engine, **intervals),
-                anew=partial(Scanner, **engine, **intervals),
-                bus=bus,
-                store=store,
-                clock=clock,
-                partition=p,
-            )
-            return scanner, ("alerts", "board")
-        return AlertsRole(bus=bus, store=store, clock=clock, partition=p, resumes=True), ("alerts.filtered",)
 
     async def _run_ingest(self, _: int, leave: asyncio.Event) -> None:
         """The tape's only writer, and what brings reference data onto it."""

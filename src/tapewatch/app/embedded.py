@@ -8,33 +8,26 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
 from tapewatch.adapters.memory import MemoryBus, MemoryHotState
 from tapewatch.app.opening import feed_of, fill, open_store, reference_of
 from tapewatch.app.program import Server, listen, quieten, stopping_signals, tune_process, url_of
+from tapewatch.app.readers import Reader, Readers
 from tapewatch.app.status import EmbeddedStatus
 from tapewatch.clock import SystemClock
 from tapewatch.config import LIVE_FEEDS, UpConfig
 from tapewatch.dry_runs import DryRuns
-from tapewatch.eligibility import load_profile
-from tapewatch.engine.bars import BarBuilder
-from tapewatch.engine.columns import SECOND_NS
-from tapewatch.engine.indicators import Indicators
 from tapewatch.engine.scanner import Scanner
 from tapewatch.engine.toplists import SYSTEM_TOPLISTS
 from tapewatch.errors import Unavailable, VersionConflict
 from tapewatch.nyse import trading_days
 from tapewatch.ports import Clock, Feed, Store
-from tapewatch.roles.alerts import AlertsRole
-from tapewatch.roles.bars import BarsRole
 from tapewatch.roles.explain import ExplainRole
 from tapewatch.roles.housekeeping import Housekeeping
-from tapewatch.roles.indicators import IndicatorsRole
 from tapewatch.roles.ingest import Ingest
 from tapewatch.roles.parity import ParityRole
 from tapewatch.roles.reference import ReferenceRole
@@ -54,7 +47,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("tapewatch")
 
-_BOARD_INTERVAL_NS = SECOND_NS
 _DRAIN_S = 2.0
 _SERVER_STOP_S = 2
 _ROLES_STOP_S = 6.0
@@ -91,7 +83,7 @@ class Embedded:
         partitions: int = 1,
         source: "RestSource | None" = None,
     ) -> None:
-        profile, days = load_profile(config.profile), trading_days()
+        days = trading_days()
         bus, hot = MemoryBus(epoch=clock.now_ns()), MemoryHotState()
         self.bus, self.hot = bus, hot
         self.board = BoardView(clock)
@@ -110,55 +102,19 @@ class Embedded:
             else None
         )
         self._scanning: list[ScannerRole] = []
-        self._readers: list[tuple[str, BarsRole | ScannerRole | IndicatorsRole | AlertsRole]] = []
+        self._readers: list[tuple[str, Reader]] = []
         """With the stream that each reads; those come first whose writing others read."""
+        readers = Readers(
+            config, bus=bus, hot=hot, store=store, clock=clock, kept_trades=config.kept_trades, alone=True
+        )
         for p in range(partitions):
-            engine: dict[str, Any] = {"days": days, "profile": profile, "kept_trades": config.kept_trades}
-            intervals: dict[str, Any] = {
-                "scan_interval_ns": config.scan_interval_ns,
-                "board_interval_ns": _BOARD_INTERVAL_NS,
-            }
-            scanning = ScannerRole(
-                scanner=Scanner(**engine, **intervals),
-                thaw=partial(Scanner.thaw, **engine, **intervals),
-                anew=partial(Scanner, **engine, **intervals),
-                alone=True,
-                bus=bus,
-                store=store,
-                clock=clock,
-                partition=p,
-            )
+            scanning = readers.scanner(p)
             self._scanning.append(scanning)
             self._readers += [
-                (
-                    f"ticks:{p}",
-                    BarsRole(
-                        builder=BarBuilder(**engine),
-                        thaw=partial(BarBuilder.thaw, **engine),
-                        anew=partial(BarBuilder, **engine),
-                        alone=True,
-                        bus=bus,
-                        hot=hot,
-                        store=store,
-                        clock=clock,
-                        partition=p,
-                    ),
-                ),
+                (f"ticks:{p}", readers.bars(p)),
                 (f"ticks:{p}", scanning),
-                (
-                    f"bars.finalized:{p}",
-                    IndicatorsRole(
-                        indicators=Indicators(days),
-                        thaw=partial(Indicators.thaw, days=days),
-                        alone=True,
-                        bus=bus,
-                        hot=hot,
-                        store=store,
-                        clock=clock,
-                        partition=p,
-                    ),
-                ),
-                (f"alerts:{p}", AlertsRole(bus=bus, store=store, clock=clock, partition=p)),
+                (f"bars.finalized:{p}", readers.indicators(p)),
+                (f"alerts:{p}", readers.alerts(p)),
             ]
         self._explaining = ExplainRole(scanners=lambda: self.scanners, bus=bus)
         self.scoreboard = ScoreboardRole(days=days, bus=bus, hot=hot, store=store, clock=clock, partitions=partitions)
@@ -234,7 +190,7 @@ class Embedded:
         if self._source is not None:
             await self._source.close()
 
-    async def _until_the_end(self, role: "BarsRole | ScannerRole | IndicatorsRole | AlertsRole") -> None:
+    async def _until_the_end(self, role: Reader) -> None:
         """A reader that is behind when everything ends finds nobody to write to."""
         try:
             await role.run()
