@@ -86,21 +86,40 @@ def _options(
     del version
 
 
+# What `up` and `run` ask alike.
+FeedUrl = Annotated[str | None, typer.Option(help="Another address of the feed, as of a replay server.")]
+Plan = Annotated[str | None, typer.Option(help="Alpaca: sip, iex, delayed, ...; Databento: the dataset.")]
+Watch = Annotated[str | None, typer.Option(help="Symbols of a live feed, such as AAPL,MSFT; else all.")]
+Quotes = Annotated[bool, typer.Option("--quotes", help="Ask the live feed for quotes, too.")]
+Fallback = Annotated[str | None, typer.Option(help="A second live feed for when the first fails.")]
+FallbackUrl = Annotated[str | None, typer.Option(help="Another address of the fallback.")]
+Reference = Annotated[
+    str | None, typer.Option(help="Where splits, closes and back-fills come from: alpaca, massive or none.")
+]
+Secrets = Annotated[Path | None, typer.Option(help="A file of keys (TOML), beside the environment.")]
+Tape = Annotated[list[Path] | None, typer.Option(help="A tape file for --feed replay; may be repeated.")]
+Host = Annotated[str, typer.Option(help="Loopback address to listen on.")]
+KeptTrades = Annotated[int, typer.Option(help="Trades that can still be cancelled or corrected.")]
+Symbols = Annotated[int, typer.Option(help="Symbols of the synthetic market.")]
+TicksPerSecond = Annotated[float, typer.Option(help="Trades a second of the synthetic market.")]
+Seed = Annotated[int, typer.Option(help="Seed of the synthetic market.")]
+Speed = Annotated[float, typer.Option(help="How much faster than the clock the feed's time runs.")]
+LogJson = Annotated[bool, typer.Option("--log-json", help="Logs as JSON lines.")]
+
+
 @app.command()
 def up(
     feed: Annotated[str, typer.Option(help="synthetic, replay, alpaca, massive or databento.")] = "synthetic",
-    feed_url: Annotated[str | None, typer.Option(help="Another address of the feed, as of a replay server.")] = None,
-    plan: Annotated[str | None, typer.Option(help="Alpaca: sip, iex, delayed, ...; Databento: the dataset.")] = None,
-    watch: Annotated[str | None, typer.Option(help="Symbols of a live feed, such as AAPL,MSFT; else all.")] = None,
-    quotes: Annotated[bool, typer.Option("--quotes", help="Ask the live feed for quotes, too.")] = False,
-    fallback: Annotated[str | None, typer.Option(help="A second live feed for when the first fails.")] = None,
-    fallback_url: Annotated[str | None, typer.Option(help="Another address of the fallback.")] = None,
-    reference: Annotated[
-        str | None, typer.Option(help="Where splits, closes and back-fills come from: alpaca, massive or none.")
-    ] = None,
-    secrets: Annotated[Path | None, typer.Option(help="A file of keys (TOML), beside the environment.")] = None,
-    tape: Annotated[list[Path] | None, typer.Option(help="A tape file for --feed replay; may be repeated.")] = None,
-    host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
+    feed_url: FeedUrl = None,
+    plan: Plan = None,
+    watch: Watch = None,
+    quotes: Quotes = False,
+    fallback: Fallback = None,
+    fallback_url: FallbackUrl = None,
+    reference: Reference = None,
+    secrets: Secrets = None,
+    tape: Tape = None,
+    host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
     data_dir: DataDir = None,
     rules_file: Annotated[
@@ -110,13 +129,13 @@ def up(
         str | None,
         typer.Option(help="Which trades may set prices: a profile or a table file; else the feed's own."),
     ] = None,
-    kept_trades: Annotated[int, typer.Option(help="Trades that can still be cancelled or corrected.")] = 500_000,
+    kept_trades: KeptTrades = 500_000,
     scan_interval: Annotated[str, typer.Option(help="How often rules are asked: 100ms to 60s.")] = "1s",
-    symbols: Annotated[int, typer.Option(help="Symbols of the synthetic market.")] = 10_000,
-    ticks_per_second: Annotated[float, typer.Option(help="Trades a second of the synthetic market.")] = 5_000.0,
-    seed: Annotated[int, typer.Option(help="Seed of the synthetic market.")] = 1,
-    speed: Annotated[float, typer.Option(help="How much faster than the clock the feed's time runs.")] = 1.0,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Logs as JSON lines.")] = False,
+    symbols: Symbols = 10_000,
+    ticks_per_second: TicksPerSecond = 5_000.0,
+    seed: Seed = 1,
+    speed: Speed = 1.0,
+    log_json: LogJson = False,
 ) -> None:
     """Everything in one process: scanner, REST, WebSocket and page on one port."""
     config = UpConfig(
@@ -206,18 +225,16 @@ def run_role(
     feed: Annotated[
         str, typer.Option(envvar="TAPEWATCH_FEED", help="synthetic, replay, alpaca, massive or databento.")
     ] = "synthetic",
-    feed_url: Annotated[str | None, typer.Option(help="Another address of the feed, as of a replay server.")] = None,
-    plan: Annotated[str | None, typer.Option(help="Alpaca: sip, iex, delayed, ...; Databento: the dataset.")] = None,
-    watch: Annotated[str | None, typer.Option(help="Symbols of a live feed, such as AAPL,MSFT; else all.")] = None,
-    quotes: Annotated[bool, typer.Option("--quotes", help="Ask the live feed for quotes, too.")] = False,
-    fallback: Annotated[str | None, typer.Option(help="A second live feed for when the first fails.")] = None,
-    fallback_url: Annotated[str | None, typer.Option(help="Another address of the fallback.")] = None,
-    reference: Annotated[
-        str | None, typer.Option(help="Where splits, closes and back-fills come from: alpaca, massive or none.")
-    ] = None,
-    secrets: Annotated[Path | None, typer.Option(help="A file of keys (TOML), beside the environment.")] = None,
-    tape: Annotated[list[Path] | None, typer.Option(help="A tape file for --feed replay; may be repeated.")] = None,
-    host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
+    feed_url: FeedUrl = None,
+    plan: Plan = None,
+    watch: Watch = None,
+    quotes: Quotes = False,
+    fallback: Fallback = None,
+    fallback_url: FallbackUrl = None,
+    reference: Reference = None,
+    secrets: Secrets = None,
+    tape: Tape = None,
+    host: Host = "127.0.0.1",
     port: Annotated[
         int, typer.Option(envvar="TAPEWATCH_PORT", help="Port of gateway and api; 0 takes a free one.")
     ] = 8000,
@@ -226,15 +243,15 @@ def run_role(
         str | None,
         typer.Option(envvar="TAPEWATCH_ELIGIBILITY", help="Which trades may set prices; else the feed's own profile."),
     ] = None,
-    kept_trades: Annotated[int, typer.Option(help="Trades that can still be cancelled or corrected.")] = 500_000,
+    kept_trades: KeptTrades = 500_000,
     scan_interval: Annotated[
         str, typer.Option(envvar="TAPEWATCH_SCAN_INTERVAL", help="How often rules are asked: 100ms to 60s.")
     ] = "1s",
-    symbols: Annotated[int, typer.Option(help="Symbols of the synthetic market.")] = 10_000,
-    ticks_per_second: Annotated[float, typer.Option(help="Trades a second of the synthetic market.")] = 5_000.0,
-    seed: Annotated[int, typer.Option(help="Seed of the synthetic market.")] = 1,
-    speed: Annotated[float, typer.Option(help="How much faster than the clock the feed's time runs.")] = 1.0,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Logs as JSON lines.")] = False,
+    symbols: Symbols = 10_000,
+    ticks_per_second: TicksPerSecond = 5_000.0,
+    seed: Seed = 1,
+    speed: Speed = 1.0,
+    log_json: LogJson = False,
     config_file: Annotated[
         Path | None,
         typer.Option("--config", envvar="TAPEWATCH_CONFIG", callback=_settings, is_eager=True, help="Options as TOML."),
