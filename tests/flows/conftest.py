@@ -198,12 +198,14 @@ class Up:
 
     async def status(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The system status, once it is as it should be: processes tell each other each second."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                told: dict[str, Any] = await self.get("system/status")
-                if wanted(told):
-                    return told
-                await asyncio.sleep(0.05)
+        told: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not wanted(told := await self.get("system/status")):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"the status stayed {json.dumps(told)}") from None
+        return told
 
     async def tape(self, partition: int = 0, *, topic: str = "ticks") -> list[Any]:
         """Everything that ingest wrote, or what another topic still holds."""

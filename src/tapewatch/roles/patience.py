@@ -19,12 +19,13 @@ LONGEST_WAIT_S = 5.0
 log = structlog.get_logger("tapewatch")
 T = TypeVar("T")
 
-_waits: dict[str, str] = {}
+_waits: dict[object, tuple[str, str]] = {}
+"""By waiter: the place, and why."""
 
 
 def waits() -> dict[str, str]:
     """What this process waits for now: the place, and what the server that is away said."""
-    return dict(_waits)
+    return dict(_waits.values())
 
 
 async def pause(clock: Clock, wait_s: float, *, longest_s: float = LONGEST_WAIT_S) -> float:
@@ -35,25 +36,23 @@ async def pause(clock: Clock, wait_s: float, *, longest_s: float = LONGEST_WAIT_
 
 async def patiently(attempt: Callable[[], Awaitable[T]], *, clock: Clock, where: str) -> T:
     """Try until it is not `Unavailable` any more."""
-    wait_s = FIRST_WAIT_S
-    while True:
-        try:
-            result = await attempt()
-        except Unavailable as error:
-            ERRORS_TOTAL.labels(where=where).inc()
-            if wait_s == FIRST_WAIT_S:
-                log.warning("waiting", where=where, why=str(error))
-            _waits[where] = str(error)
+    waiter, wait_s = object(), FIRST_WAIT_S
+    try:
+        while True:
             try:
+                result = await attempt()
+            except Unavailable as error:
+                ERRORS_TOTAL.labels(where=where).inc()
+                if waiter not in _waits:
+                    log.warning("waiting", where=where, why=str(error))
+                _waits[waiter] = (where, str(error))
                 wait_s = await pause(clock, wait_s)
-            except BaseException:
-                _waits.pop(where, None)
-                raise
-        else:
-            if wait_s > FIRST_WAIT_S:
-                _waits.pop(where, None)
-                log.warning("going on", where=where)
-            return result
+            else:
+                if waiter in _waits:
+                    log.warning("going on", where=where)
+                return result
+    finally:
+        _waits.pop(waiter, None)
 
 
 async def publish(bus: Bus, stream: str, entry: Entry, *, clock: Clock, where: str) -> None:
