@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from naive import MINUTE, indicators
 from tapes import new_york
 
-from tapewatch.engine.candles import last_of_each
 from tapewatch.engine.columns import Bars
 from tapewatch.engine.indicators import INDICATORS, RECURSIVE, Indicators, Recursive, by_minute
 from tapewatch.nyse import trading_days
@@ -206,7 +205,6 @@ def test_bars_are_split_by_minute_and_the_last_revision_stays() -> None:
     bars = minute_bars([("A", 0, 1.0, 1, 0), ("B", 0, 2.0, 1, 0), ("A", 0, 3.0, 1, 1), ("A", 1, 4.0, 1, 0)])
     pieces = [[(p.symbols[s], c) for s, c in zip(p.symbol, p.close, strict=True)] for p in by_minute(bars)]
     assert pieces == [[("B", 2.0), ("A", 3.0)], [("A", 4.0)]]
-    assert sorted(last_of_each(np.array([5, 7, 5, 9, 7])).tolist()) == [2, 3, 4]
 
 
 def test_indicators_of_many_symbols_survive_growth_of_the_table() -> None:

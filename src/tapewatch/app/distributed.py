@@ -74,7 +74,7 @@ async def run_roles(config: RunConfig, *, on_ready: Callable[[str], None]) -> No
         try:
             await _at_start(partial(check_installation, config, bus, hot, store))
             process = Distributed(config, bus=bus, hot=hot, store=store, clock=clock)
-            tune_process()
+            tune_process(thrifty=False)
             await process.run(stop=stop, on_ready=on_ready)
         finally:
             await bus.close()

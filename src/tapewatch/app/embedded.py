@@ -64,7 +64,7 @@ async def run_up(config: UpConfig, *, on_ready: Callable[[str], None]) -> None:
             embedded = Embedded(
                 config, store=store, feed=feed_of(config, clock), clock=clock, source=reference_of(config, clock)
             )
-            tune_process()
+            tune_process(thrifty=True)
             await embedded.run(listener, stop=stop, on_ready=on_ready)
         finally:
             await store.close()

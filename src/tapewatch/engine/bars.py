@@ -222,7 +222,7 @@ class BarBuilder:
         """Close the older open minute and open one more; its bars, in the order of symbols."""
         minute = self.open_minute
         row = minute & self._mask
-        bars = self.bars_of(minute, self.candles.complete(row, len(self.symbols)))
+        bars = self.bars_of(minute, self.candles.all_complete(row, len(self.symbols)))
         self.open_minute = minute + 1
         self._open(minute + 2)
         self.next_close_ns += MINUTE_NS
@@ -375,7 +375,7 @@ class BarBuilder:
             self.kept.withdraw(place)
         else:
             self.kept.amend(place, price=now.price, size=now.size, effect=now.effect)
-        had_bar = symbol in self.candles.complete(row, len(self.symbols))
+        had_bar = len(self.candles.complete(row, np.array([symbol]))) > 0
         self._make_again(symbol, minute)
         revised: dict[int, Index] = {}
         if minute < self.open_minute:
@@ -498,7 +498,7 @@ class BarBuilder:
         """
         parts = []
         for minute, symbols in run.revised.items():
-            complete = np.intersect1d(symbols, self.candles.complete(minute & self._mask, len(self.symbols)))
+            complete = self.candles.complete(minute & self._mask, symbols)
             if len(complete):
                 parts.append(self.bars_of(minute, complete))
             elif isinstance(run, Amendment) and run.had_bar:

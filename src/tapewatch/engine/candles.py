@@ -8,12 +8,10 @@ comes late therefore takes its right place.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tapewatch.engine.columns import F64, I64, U16
+from tapewatch.engine.columns import F64, I64, U16, Bool
 from tapewatch.engine.conditions import PRICE, Effect
 from tapewatch.engine.symbols import Index
 
@@ -157,23 +155,30 @@ class Candles:
             open_[at[fresh]] = price[fresh]
             open_ts[at[fresh]] = ts_ns[fresh]
             return
-        order = np.argsort(ts_ns, kind="stable")[::-1]
-        first = order[last_of_each(at[order])]
-        first = first[ts_ns[first] < open_ts[at[first]]]
+        early = np.flatnonzero(ts_ns < open_ts[at])[::-1]
+        np.minimum.at(open_ts, at[early], ts_ns[early])
+        first = early[ts_ns[early] == open_ts[at[early]]]
         open_[at[first]] = price[first]
-        open_ts[at[first]] = ts_ns[first]
 
     def _add_lasts(self, at: Index, price: F64, ts_ns: I64, *, ordered: bool) -> None:
         latest(self.close.reshape(-1), self.close_ts.reshape(-1), at, price, ts_ns, ordered=ordered)
 
-    def complete(self, row: int, count: int) -> Index:
-        """Symbols (of the first `count`) whose candle in this row has all prices and a volume."""
-        return np.flatnonzero(
-            (self.open_ts[row, :count] != NEVER)
-            & (self.close_ts[row, :count] >= 0)
-            & (self.high[row, :count] > -np.inf)
-            & (self.volume[row, :count] > 0)
+    def complete(self, row: int, symbols: Index) -> Index:
+        """Those of these symbols whose candle in this row has all prices and a volume."""
+        return symbols[self._is_complete(row, symbols)]
+
+    def all_complete(self, row: int, count: int) -> Index:
+        """Those of the first `count` symbols."""
+        return np.flatnonzero(self._is_complete(row, slice(count)))
+
+    def _is_complete(self, row: int, symbols: Index | slice) -> Bool:
+        truth: Bool = (
+            (self.open_ts[row, symbols] != NEVER)
+            & (self.close_ts[row, symbols] >= 0)
+            & (self.high[row, symbols] > -np.inf)
+            & (self.volume[row, symbols] > 0)
         )
+        return truth
 
 
 def latest(values: F64, times: I64, at: Index, price: F64, ts_ns: I64, *, ordered: bool) -> None:
@@ -182,15 +187,6 @@ def latest(values: F64, times: I64, at: Index, price: F64, ts_ns: I64, *, ordere
         values[at] = price  # of equal places numpy keeps the last
         times[at] = ts_ns
         return
-    order = np.argsort(ts_ns, kind="stable")
-    last = order[last_of_each(at[order])]
-    last = last[ts_ns[last] >= times[at[last]]]
+    np.maximum.at(times, at, ts_ns)
+    last = np.flatnonzero(ts_ns == times[at])
     values[at[last]] = price[last]
-    times[at[last]] = ts_ns[last]
-
-
-def last_of_each(at: NDArray[np.integer[Any]]) -> Index:
-    """Positions in `at` that are the last of their value, in no particular order."""
-    _, backwards = np.unique(at[::-1], return_index=True)
-    last: Index = len(at) - 1 - backwards
-    return last

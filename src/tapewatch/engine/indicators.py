@@ -16,7 +16,6 @@ import numpy as np
 
 from tapewatch.engine.averages import AVERAGE_CARRIED, FOLLOWS
 from tapewatch.engine.calendar import TradingDays
-from tapewatch.engine.candles import last_of_each
 from tapewatch.engine.columns import F64, I32, I64, MINUTE_NS, Bars, Bool
 from tapewatch.engine.frozen import Carried, Frozen, Whitelist, freeze
 from tapewatch.engine.series import SERIES_CARRIED, Series, View
@@ -216,7 +215,8 @@ def by_minute(bars: Bars) -> Iterable[Bars]:
     edges = np.flatnonzero(np.diff(bars.ts_ns)) + 1
     for piece in np.split(np.arange(len(bars)), edges):
         if len(piece):
-            yield bars.take(piece[np.sort(last_of_each(bars.symbol[piece]))])
+            _, backwards = np.unique(bars.symbol[piece][::-1], return_index=True)
+            yield bars.take(piece[np.sort(len(piece) - 1 - backwards)])
 
 
 _WHITELIST = Whitelist(

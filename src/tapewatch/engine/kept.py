@@ -62,7 +62,8 @@ class KeptTrades:
         """Where the newest standing trade of that name is; None without an id, or when no such trade is kept."""
         if not trade_id:
             return None
-        named = np.flatnonzero((self.trade_id == trade_id) & (self.symbol == symbol) & (self.exchange == exchange))
+        named = np.flatnonzero(self.trade_id == trade_id)
+        named = named[(self.symbol[named] == symbol) & (self.exchange[named] == exchange)]
         return int(self._by_arrival(named)[-1]) if len(named) else None
 
     def at(self, position: int) -> Print:

@@ -227,7 +227,7 @@ class Timeframes:
             halves = self._halves = HalfHours(self._capacity)
         for minute in range(held, until):
             row = bars.row(minute)
-            complete = bars.candles.complete(row, len(symbols))
+            complete = bars.candles.all_complete(row, len(symbols))
             for frame in fresh:
                 self._advance_frame(frame, minute)
                 if frame.known:

@@ -159,7 +159,7 @@ class BarsRole:
         seen = builder.candles.count[row, :count]
         if minute != self._shown_minute or len(self._shown) != count:
             self._shown, self._shown_minute = np.zeros(count), minute
-        changed = np.intersect1d(np.flatnonzero(seen != self._shown), builder.candles.complete(row, count))
+        changed = builder.candles.complete(row, np.flatnonzero(seen != self._shown))
         self._shown = seen.copy()
         bars = builder.bars_of(minute, changed)
         for start in range(0, len(bars), _CHUNK):

@@ -190,7 +190,7 @@ class _Run:
         builder, minute = self._scanner.bars, start_ns // MINUTE_NS
         if closed is not None or symbol not in builder.symbols or not 0 <= minute - builder.open_minute <= 1:
             return closed
-        complete = builder.candles.complete(builder.row(minute), len(builder.symbols))
+        complete = builder.candles.all_complete(builder.row(minute), len(builder.symbols))
         live = _by_minute(builder.bars_of(minute, complete))
         return live.get((symbol, start_ns))
 
