@@ -5,6 +5,7 @@ A server that is full refuses with `Unavailable`. It must not evict: a claim tha
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from tapewatch.adapters.redis_server import CONNECT_TIMEOUT_S, TIMEOUT_S, RedisServer
@@ -18,6 +19,7 @@ if held and held ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
+_PUT = "for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i + 1], 'PX', ARGV[1]) end"
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 # ZRANGE REV gives equal scores by falling name. The page's first and last score may go on outside of it, so their
 # members are asked for by score; those between are whole and put in order by the caller.
@@ -42,20 +44,16 @@ class RedisHotState:
         self._server = RedisServer(url, what="the hot state", connect_timeout_s=connect_timeout_s, timeout_s=timeout_s)
 
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
-        by_place: dict[int, list[int]] = {}
-        for index, key in enumerate(keys):
-            by_place.setdefault(self._server.place(key), []).append(index)
-        asked = [its[start : start + STEP] for its in by_place.values() for start in range(0, len(its), STEP)]
-        commands = [("MGET", *(keys[index] for index in its)) for its in asked]
-        values: list[bytes | None] = [None] * len(keys)
-        for its, found in zip(asked, await self._all_of(commands), strict=True):
-            for index, value in zip(its, found, strict=True):
-                values[index] = value
-        return values
+        asked = self._together(list(dict.fromkeys(keys)))
+        found = await self._all_of([("MGET", *its) for its in asked], [its[0] for its in asked])
+        values = dict(zip(chain(*asked), chain(*found), strict=True))
+        return [values[key] for key in keys]
 
     async def put(self, values: Mapping[str, bytes], *, ttl_s: float) -> None:
         ttl_ms = _ms(ttl_s)
-        await self._all_of([("SET", key, value, "PX", ttl_ms) for key, value in values.items()])
+        groups = self._together(list(values))
+        puts = [("EVAL", _PUT, len(keys), *keys, ttl_ms, *(values[key] for key in keys)) for keys in groups]
+        await self._all_of(puts, [keys[0] for keys in groups])
 
     async def claim(self, key: str, token: str, *, ttl_s: float, renew: bool = False) -> bool:
         ttl_ms = _ms(ttl_s)
@@ -110,13 +108,20 @@ class RedisHotState:
     async def close(self) -> None:
         await self._server.close()
 
-    async def _all_of(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Commands that begin with their key."""
+    def _together(self, keys: Sequence[str]) -> list[list[str]]:
+        """What one command may name, and not too much of it."""
+        by_place: dict[int, list[str]] = {}
+        for key in keys:
+            by_place.setdefault(self._server.place(key), []).append(key)
+        return [its[start : start + STEP] for its in by_place.values() for start in range(0, len(its), STEP)]
+
+    async def _all_of(self, commands: Sequence[tuple[Any, ...]], keys: Sequence[str]) -> list[Any]:
+        """The replies to commands, each about the key beside it."""
         replies: list[Any] = []
         async with self._server.speaking():  # a closed one says so, although there is nothing to ask
             for start in range(0, len(commands), STEP):
-                part = commands[start : start + STEP]
-                replies += await self._server.all_of(part, [command[1] for command in part])
+                part = slice(start, start + STEP)
+                replies += await self._server.all_of(commands[part], keys[part])
         return replies
 
 

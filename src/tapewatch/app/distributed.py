@@ -6,6 +6,7 @@ made anew when it is taken over, and takes up where its predecessor ended. A gat
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
@@ -57,6 +58,9 @@ _WRITTEN = {
     "alerts": ("alerts.filtered",),
 }
 """The topics that a role writes, which it takes over with the partition."""
+_AWAITED = frozenset({"ingest", "scanner", "alerts", "gateway", "api"})
+"""Roles that stand between a trade and an alert on a screen."""
+_NICE = 5
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 
 log = structlog.get_logger("tapewatch")
@@ -75,6 +79,8 @@ async def run_roles(config: RunConfig, *, on_ready: Callable[[str], None]) -> No
             await _at_start(partial(check_installation, config, bus, hot, store))
             process = Distributed(config, bus=bus, hot=hot, store=store, clock=clock)
             tune_process(thrifty=False)
+            if not _AWAITED & set(config.roles):
+                os.nice(_NICE)  # where cores are short, alerts come first
             await process.run(stop=stop, on_ready=on_ready)
         finally:
             await bus.close()
