@@ -27,6 +27,7 @@ ALERT_DELIVERY_LATENCY_SECONDS = Histogram(
 )
 CONSUMER_LAG = Gauge("consumer_lag", "Entries of the stream that the reader has not handled yet", ("role", "partition"))
 WORKER_QUEUE_DEPTH = Gauge("worker_queue_depth", "Items waiting in a bounded queue", ("queue",))
+CIRCUIT_OPEN = Gauge("circuit_open", "1 while a server that is away is not even asked", ("of",))
 TICKS_TOTAL = Counter("ticks_total", "Rows written to the tape", ("feed",))
 FEED_RUNNING = Gauge("feed_running", "1 while the provider's data flow", ("feed", "role"))
 DUPLICATE_TRADES_TOTAL = Counter("duplicate_trades_total", "Trades left out because they had come before", ("feed",))

@@ -12,6 +12,7 @@ import trustme
 from postgres_server import PostgresProgram
 
 from tapewatch.adapters import postgres as adapter
+from tapewatch.adapters.breaker import LONGEST_WAIT_S
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.contracts.samples import NOON_NS, make_alert, make_bars, make_rule, soon
 from tapewatch.engine.columns import MINUTE_NS
@@ -165,6 +166,7 @@ async def test_stopped_server_is_unavailable_and_served_again_after_a_start(
     with pytest.raises(Unavailable, match="cannot be reached"):
         await store.rules()
     server.start()
+    await asyncio.sleep(LONGEST_WAIT_S)  # of the circuit breaker
     assert await store.rule("a") == make_rule("a")
     await store.save_rule(make_rule("b"))
 

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncTransaction, create_asy
 from sqlalchemy.pool import NullPool
 
 from tapewatch.adapters import migrations, postgres_timescale
+from tapewatch.adapters.breaker import Breaker
 from tapewatch.adapters.postgres_errors import FAILURES, place, translated
 from tapewatch.adapters.sql_statements import insert_or_replace
 from tapewatch.errors import ConfigError, TapewatchError
@@ -59,6 +60,7 @@ class PostgresDatabase:
             raise ConfigError("the store's address says timescaledb=..., which is on or off")
         self._url = url
         self._timescaledb = wanted == "on"
+        self._breaker = Breaker("store", failures=(OSError, asyncpg.CannotConnectNowError))
         plain = url.set(drivername="postgresql").difference_update_query(["timescaledb"])
         self._address = plain.render_as_string(hide_password=False)
         self._engine = create_async_engine(
@@ -131,7 +133,23 @@ class PostgresDatabase:
 
     async def _connect(self, *, patient: bool = False) -> Any:
         """A patient one waits for statements and locks of any length, but for no silent client."""
-        connection = await asyncpg.connect(
+        async with self._breaker.attempt():
+            connection = await self._connect_once(patient=patient)
+        version = connection.get_server_version()
+        if version.major < OLDEST_POSTGRESQL:
+            await connection.close()
+            raise ConfigError(
+                f"the store {place(self._url)} is PostgreSQL {version.major}; {OLDEST_POSTGRESQL} or newer is needed"
+            )
+        # A server may confirm what is not on its disk yet; a store does not.
+        await connection.execute(
+            "SELECT set_config('synchronous_commit', 'on', false)"
+            " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+        )
+        return connection
+
+    async def _connect_once(self, *, patient: bool) -> Any:
+        return await asyncpg.connect(
             self._address,
             timeout=CONNECT_S,
             command_timeout=UPGRADE_S if patient else ANSWER_S,
@@ -147,18 +165,6 @@ class PostgresDatabase:
                 "jit": "off",  # it costs more than these queries
             },
         )
-        version = connection.get_server_version()
-        if version.major < OLDEST_POSTGRESQL:
-            await connection.close()
-            raise ConfigError(
-                f"the store {place(self._url)} is PostgreSQL {version.major}; {OLDEST_POSTGRESQL} or newer is needed"
-            )
-        # A server may confirm what is not on its disk yet; a store does not.
-        await connection.execute(
-            "SELECT set_config('synchronous_commit', 'on', false)"
-            " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
-        )
-        return connection
 
 
 def _milliseconds(seconds: float) -> str:
