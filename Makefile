@@ -1,5 +1,6 @@
 # Two commands do everything: `make run` and `make test`. Each sets up what it needs and says what is missing.
-# PORT chooses the port of `make run`; ARGS is handed on to the program that a target starts. The steps of the
+# PORT chooses the port of `make run`; ARGS is handed on to the program that a target starts; JOBS is how many tests run at
+# the same time. The steps of the
 # set-up are in .ci/setup; here is what depends on what, so that nothing is done twice.
 
 .DEFAULT_GOAL := help
@@ -7,6 +8,7 @@
 
 PORT ?= 8000
 ARGS ?=
+JOBS ?= 2
 PAGE := src/tapewatch/serve/ui/index.html
 PAGE_SOURCES := $(shell find web -type f -not -path 'web/node_modules/*' 2>/dev/null)
 
@@ -26,7 +28,7 @@ test: .venv/.installed-dev web browser servers ## run every test: the page's own
 	@.ci/setup say "checking the page"; failed=0; \
 	(cd web && npm --silent run check && npm --silent test) </dev/null || failed=1; \
 	if [ $$failed = 1 ]; then .ci/setup say "the checks of the page FAILED; pytest runs all the same"; fi; \
-	.venv/bin/python -m pytest -rs $(ARGS) || failed=1; exit $$failed
+	.venv/bin/python -m pytest -rsR -n $(JOBS) --dist loadfile $(ARGS) || failed=1; exit $$failed
 
 lint: .venv/.installed-dev ## check style, format, types and import directions
 	@.venv/bin/ruff check .
