@@ -185,7 +185,9 @@ class Watchlist(WatchlistDraft):
 
     def written(self) -> str:
         """The list as a rule file holds it."""
-        return texts.format_watchlist(texts.WrittenWatchlist(self.id, self.name, tuple(self.symbols), shared=self.shared))
+        return texts.format_watchlist(
+            texts.WrittenWatchlist(self.id, self.name, tuple(self.symbols), shared=self.shared)
+        )
 
 
 def ruleset(number: int, rules: Iterable[Rule], watchlists: Iterable[Watchlist] = ()) -> Ruleset:
