@@ -191,8 +191,8 @@ class Watchlist(WatchlistDraft):
 
 
 def ruleset(number: int, rules: Iterable[Rule], watchlists: Iterable[Watchlist] = ()) -> Ruleset:
-    """The enabled rules as the engine takes them, with those of the lists that they name. A rule that names a list which
-    its owner does not see any more is not asked: its alerts would tell what is on the list.
+    """The enabled rules as the engine takes them, with those of the lists that they name. A rule that names a list
+    which its owner does not see any more is not asked: its alerts would tell what is on the list.
     """
     known = {watchlist.id: watchlist for watchlist in watchlists}
     lists: dict[str, frozenset[str]] = {}

@@ -204,9 +204,9 @@ async def test_what_was_there_before_owners_is_the_local_user_s_and_can_be_chang
             ],
         )
         for table, document in (("rule", rule), ("watchlist", watchlist)):
-            old.execute(f"INSERT INTO {table}s VALUES (?, 1, ?, 0)", [document.id, document.created_at])
+            old.execute(f"INSERT INTO {table}s VALUES (?, 1, ?, 0)", [document.id, document.created_at])  # noqa: S608  # two fixed names
             was = json.dumps(document.model_dump(mode="json", exclude=new))
-            old.execute(f"INSERT INTO {table}_versions VALUES (?, 1, ?)", [document.id, was])
+            old.execute(f"INSERT INTO {table}_versions VALUES (?, 1, ?)", [document.id, was])  # noqa: S608
         old.commit()
     store = SqlStore(path)
     await store.upgrade()
@@ -224,7 +224,7 @@ async def test_what_was_there_before_owners_is_the_local_user_s_and_can_be_chang
 
 @pytest.mark.parametrize("asked", [{}, {"symbol": "A"}, {"rule_id": "r"}])
 async def test_page_of_a_viewer_walks_the_indexes_of_what_they_see(store: SqlStore, asked: dict[str, str]) -> None:
-    query = AlertQuery(viewer="ann", before=(NOON_NS, "a"), **asked)  # type: ignore[arg-type]  # texts all
+    query = AlertQuery(viewer="ann", before=(NOON_NS, "a"), **asked)
     async with store._database.read() as connection:
         raw = await connection.get_raw_connection()
         told: list[str] = []
@@ -232,7 +232,8 @@ async def test_page_of_a_viewer_walks_the_indexes_of_what_they_see(store: SqlSto
         await read_alerts(connection, query)
         await raw.driver_connection.set_trace_callback(None)  # type: ignore[union-attr, arg-type]  # as SQLite has it
         (statement,) = [text for text in told if "UNION ALL" in text]
-        plan = [row[3] for row in (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")).all()]
+        explained = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")
+        plan = [row.detail for row in explained]
     walked = [step for step in plan if "alert_history" in step]
     ending = "".join(f"_{name}" for name in asked)
     assert [step.split("INDEX ")[1].split(" ")[0] for step in walked] == [
