@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -223,14 +224,14 @@ async def test_what_was_there_before_owners_is_the_local_user_s_and_can_be_chang
 
 
 @pytest.mark.parametrize("asked", [{}, {"symbol": "A"}, {"rule_id": "r"}])
-async def test_page_of_a_viewer_walks_the_indexes_of_what_they_see(store: SqlStore, asked: dict[str, str]) -> None:
+async def test_page_of_a_viewer_walks_the_indexes_of_what_they_see(store: SqlStore, asked: dict[str, Any]) -> None:
     query = AlertQuery(viewer="ann", before=(NOON_NS, "a"), **asked)
     async with store._database.read() as connection:
         raw = await connection.get_raw_connection()
         told: list[str] = []
         await raw.driver_connection.set_trace_callback(told.append)  # type: ignore[union-attr]  # it is open
         await read_alerts(connection, query)
-        await raw.driver_connection.set_trace_callback(None)  # type: ignore[union-attr, arg-type]  # as SQLite has it
+        await raw.driver_connection.set_trace_callback(None)  # type: ignore[union-attr]  # it is open
         (statement,) = [text for text in told if "UNION ALL" in text]
         explained = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")
         plan = [row.detail for row in explained]
