@@ -5,6 +5,7 @@ reference data Security and Split. `strict` says how JSON becomes one of them. E
 import math
 import re
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -196,7 +197,13 @@ def _stamp(at_ns: int) -> str | None:
 def rfc3339(ts_ns: int) -> str:
     """UTC with nanoseconds, such as ``2013-10-07T13:30:01.000000000Z``."""
     seconds, nanoseconds = divmod(int(ts_ns), 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+    return f"{_second(seconds)}.{nanoseconds:09d}Z"
+
+
+@lru_cache(maxsize=256)
+def _second(seconds: int) -> str:
+    """Alerts that come together share their seconds."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 __all__ = [
