@@ -176,6 +176,20 @@ def test_ruleset_brings_the_lists_that_its_rules_name() -> None:
     assert ruleset(1, rules).watchlists == {}
 
 
+def test_rule_that_names_a_list_which_its_owner_does_not_see_is_not_asked() -> None:
+    owners = {"own": "ann", "shared-with": "bob", "hidden-from": "bob"}
+    named = {"own": "tech", "shared-with": "shared", "hidden-from": "tech"}
+    rules = [
+        parse_document(Rule, {"id": name, "name": name, "when": f"symbol in watchlist {named[name]}", "owner": owner})
+        for name, owner in owners.items()
+    ]
+    lists = [watchlist(owner="ann"), watchlist(id="shared", owner="ann", shared=True)]
+    asked = ruleset(1, rules, lists)
+    assert [spec.id for spec in asked.rules] == ["own", "shared-with"]
+    assert set(asked.watchlists) == {"tech", "shared"}
+    assert set(ruleset(1, rules[2:], lists).watchlists) == set()
+
+
 def test_watchlist_holds_each_symbol_once() -> None:
     assert watchlist(symbols=["B", "A", "B"]).symbols == ["B", "A"]
     assert len(watchlist(symbols=[f"A{n}" for n in range(5_000)]).symbols) == 5_000
@@ -287,7 +301,7 @@ def test_place_of_a_rule_is_after_the_file() -> None:
 
 
 RULE_FILE = """\
-watchlist tech "Technology" = AAPL, MSFT
+watchlist tech "Technology" shared = AAPL, MSFT
 rule mine "My rule"
   description "why"
   when price > 10
@@ -301,6 +315,7 @@ rule mine "My rule"
 rule other
   when halted
   rearm when price > 5
+  shared
 """
 
 
@@ -312,14 +327,15 @@ def test_file_of_rule_text_is_read(where: str, start: bytes) -> None:
         {
             "id": "mine", "name": "My rule", "description": "why", "when": "price > 10 and symbol in watchlist tech",
             "gate": "volume_day > 1000000", "rearm": "", "fire": "once per bar 5m", "cooldown": 90.0,
-            "severity": "notice", "tags": ["a", "b"], "enabled": False, "version": 1,
+            "severity": "notice", "tags": ["a", "b"], "enabled": False, "shared": False, "owner": "local", "version": 1,
         },
         {
             "id": "other", "name": "other", "description": "", "when": "halted", "gate": "", "rearm": "price > 5",
-            "fire": "edge", "cooldown": 0.0, "severity": "info", "tags": [], "enabled": True, "version": 1,
+            "fire": "edge", "cooldown": 0.0, "severity": "info", "tags": [], "enabled": True, "shared": True,
+            "owner": "local", "version": 1,
         },
     ]  # fmt: skip
-    assert watchlists == [watchlist(name="Technology", symbols=["AAPL", "MSFT"])]
+    assert watchlists == [watchlist(name="Technology", symbols=["AAPL", "MSFT"], shared=True)]
     written = "".join([*(watchlist.written() for watchlist in watchlists), *(rule.written() for rule in rules)])
     assert load_rule_file(written, where=where) == (rules, watchlists)
 
@@ -378,7 +394,7 @@ def test_alert_is_json_also_where_a_number_is_unknown() -> None:
         session="regular",
         ages_s={"price": math.nan, "volume_day": 0.5},
     )
-    public = Alert.of(match, received_ns=5).as_json()
+    public = Alert.of(match, received_ns=5, scanned_ns=1_000_000_007).as_json()
     assert json.loads(json.dumps(public, allow_nan=False)) == {
         "alert_id": "id",
         "rule_id": "a",
@@ -393,6 +409,13 @@ def test_alert_is_json_also_where_a_number_is_unknown() -> None:
         "ages": {"price": None, "volume_day": 0.5},
         "severity": "warning",
         "tags": ["gap"],
+        "owner": "local",
+        "shared": False,
+        "latency": {
+            "received": "1970-01-01T00:00:00.000000005Z",
+            "scanned": "1970-01-01T00:00:01.000000007Z",
+            "filtered": None,
+        },
     }
 
 
@@ -401,6 +424,14 @@ def test_alert_that_was_saved_without_the_newer_fields_is_read() -> None:
            "price": 1.0, "values": {}, "session": "regular"}  # fmt: skip
     alert = msgspec.convert(old, Alert)
     assert (alert.ages_s, alert.severity, alert.tags) == ({}, "info", ())
+    assert (alert.owner, alert.shared, alert.scanned_ns, alert.filtered_ns) == ("local", False, 0, 0)
+
+
+def test_alert_carries_whose_rule_fired() -> None:
+    rule = parsed(owner="ann", shared=True).spec()
+    fired = Match(alert_id="id", rule=rule, symbol="A", fired_at_ns=1, price=1.0, values={}, session="regular")
+    alert = Alert.of(fired)
+    assert (alert.owner, alert.shared) == ("ann", True)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from tapewatch.cli import app
+from tapewatch.config import RULES_A_USER, WATCHLISTS_A_USER
 from tapewatch.documents import MAX_CONDITIONS, Rule, load_rule_file
 from tapewatch.engine.rules import checked
 from tapewatch.engine.rules.cost import MAX_COST_US
@@ -139,6 +140,8 @@ def test_limits_are_those_of_the_program() -> None:
         "names in a list": str(checked.MAX_LISTED),
         "symbols of a watchlist": f"{MAX_SYMBOLS:,}",
         "tags of a rule": str(MAX_TAGS),
+        "rules of a user": str(RULES_A_USER),
+        "watchlists of a user": str(WATCHLISTS_A_USER),
         "conditions of a rule in JSON": str(MAX_CONDITIONS),
         "a file": f"{MAX_FILE:,} characters",
         "closed candles back": "10",

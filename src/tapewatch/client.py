@@ -294,7 +294,10 @@ class Client:
             return None if self._resuming else self._taken(frame)
         if kind == "toplist_update":
             return ToplistUpdated(frame["data"])
-        if kind == "resumed":
+        if kind == "places":
+            if not self._resuming:
+                self._places.update(frame["data"]["places"])
+        elif kind == "resumed":
             self._resumed(frame["data"])
         elif kind == "error" and self._resuming and frame["data"]["code"] in {"bad_resume", "bad_message"}:
             self._lose(f"the server does not know these places: {frame['data']['message']}")

@@ -20,6 +20,8 @@ SINGLE = ("ingest", "toplists")
 """Roles of which one member works, and the others stand by."""
 ROLES = ("ingest", *PARTITIONED, "toplists", "gateway", "api")
 PARTITIONS = 16
+RULES_A_USER, WATCHLISTS_A_USER = 500, 200
+"""That somebody may have at a time."""
 MOST_PARTITIONS = 1024
 _SHARD = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
 

@@ -5,6 +5,7 @@ reference data Security and Split. `strict` says how JSON becomes one of them. E
 import math
 import re
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -116,9 +117,19 @@ class Alert(msgspec.Struct, frozen=True, omit_defaults=False):
     """How old each value was when it fired, in seconds of event time."""
     severity: str = "info"
     tags: tuple[str, ...] = ()
+    owner: str = "local"
+    """The user whose rule fired."""
+    shared: bool = False
+    """The rule was everybody's when it fired."""
+    scanned_ns: int = 0
+    """Wall clock at which the scanner told it; 0 in a replay. Like `received_ns` it is no part of what happened, and
+    differs from run to run.
+    """
+    filtered_ns: int = 0
+    """Wall clock at which the alerts role passed it on; 0 before and in a replay."""
 
     @classmethod
-    def of(cls, match: Match, *, received_ns: int = 0) -> "Alert":
+    def of(cls, match: Match, *, received_ns: int = 0, scanned_ns: int = 0) -> "Alert":
         return cls(
             alert_id=match.alert_id,
             rule_id=match.rule.id,
@@ -133,6 +144,9 @@ class Alert(msgspec.Struct, frozen=True, omit_defaults=False):
             ages_s=dict(match.ages_s),
             severity=match.rule.severity,
             tags=match.rule.tags,
+            owner=match.rule.owner,
+            shared=match.rule.shared,
+            scanned_ns=scanned_ns,
         )
 
     def annotated(self, note: str) -> "Alert":
@@ -160,6 +174,13 @@ class Alert(msgspec.Struct, frozen=True, omit_defaults=False):
             "ages": {name: known(age_s) for name, age_s in self.ages_s.items()},
             "severity": self.severity,
             "tags": list(self.tags),
+            "owner": self.owner,
+            "shared": self.shared,
+            "latency": {
+                "received": _stamp(self.received_ns),
+                "scanned": _stamp(self.scanned_ns),
+                "filtered": _stamp(self.filtered_ns),
+            },
         }
 
 
@@ -168,10 +189,21 @@ def known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
+def _stamp(at_ns: int) -> str | None:
+    """A stamp of the wall clock; 0 is none."""
+    return rfc3339(at_ns) if at_ns > 0 else None
+
+
 def rfc3339(ts_ns: int) -> str:
     """UTC with nanoseconds, such as ``2013-10-07T13:30:01.000000000Z``."""
     seconds, nanoseconds = divmod(int(ts_ns), 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+    return f"{_second(seconds)}.{nanoseconds:09d}Z"
+
+
+@lru_cache(maxsize=256)
+def _second(seconds: int) -> str:
+    """Alerts that come together share their seconds."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 __all__ = [

@@ -32,7 +32,8 @@ class DryRuns:
 
     async def __call__(self, rules: list[Rule]) -> DryRunReport:
         """What the one rule would have done. When this is cancelled, the process ends."""
-        lists = await self._store.watchlists()
+        (owner,) = {rule.owner for rule in rules}
+        lists = [known for known in await self._store.watchlists() if known.shared or known.owner == owner]
         spawning = multiprocessing.get_context("spawn")
         here, there = spawning.Pipe(duplex=False)
         process = spawning.Process(

@@ -5,6 +5,7 @@
     ├── Invalid           mend the input; says where and why (HTTP 422)
     ├── NotFound          ask for something else (404)
     ├── VersionConflict   read again, then write (409)
+    ├── QuotaReached      delete something first, or ask who runs the installation for more (409)
     ├── Forbidden         ask somebody who may (403)
     ├── Unavailable       wait and try again, bounded and jittered (503)
     ├── FeedLost          reconnect
@@ -47,6 +48,10 @@ class NotFound(TapewatchError):
 
 class VersionConflict(TapewatchError):
     """Somebody else wrote in between."""
+
+
+class QuotaReached(TapewatchError):
+    """Somebody has as many of these as they may."""
 
 
 class Forbidden(TapewatchError):

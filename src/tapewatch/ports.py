@@ -161,6 +161,8 @@ class AlertQuery(NamedTuple):
     until_ns: int | None = None
     before: tuple[int, str] | None = None
     limit: int = 100
+    viewer: str | None = None
+    """A user: only their own alerts, and those that were shared when they fired."""
 
 
 class Snapshot(NamedTuple):
@@ -308,9 +310,11 @@ class Store(Protocol):
         """Newest first, without holes, those of a deleted rule too. `NotFound` if there never was such a rule."""
         ...
 
-    async def save_rule(self, rule: Rule, *, actor: str = "local") -> Rule:
+    async def save_rule(self, rule: Rule, *, actor: str = "local", most: int | None = None) -> Rule:
         """Write `rule.version` of the rule. Version 1 creates it, any other must be one more than the stored one;
-        else `VersionConflict`. Returns it as stored: `created_at` is that of version 1, `updated_at` the given one.
+        else `VersionConflict`. Returns it as stored: `created_at` and `owner` are those of version 1, `updated_at` the
+        given one. `QuotaReached` if it would be created, and its owner has `most` that were not deleted: of calls at
+        the same time no more succeed than there is room for.
 
         This and every other change of a rule or watchlist is in the audit log when the call returns.
         """
@@ -328,12 +332,14 @@ class Store(Protocol):
         """`NotFound` if there is none or it was deleted."""
         ...
 
-    async def save_watchlist(self, watchlist: Watchlist, *, actor: str = "local") -> Watchlist:
+    async def save_watchlist(self, watchlist: Watchlist, *, actor: str = "local", most: int | None = None) -> Watchlist:
         """As `save_rule`. The ruleset's number rises if an enabled rule names the list."""
         ...
 
     async def delete_watchlist(self, watchlist_id: str, *, actor: str = "local") -> None:
-        """`NotFound` if there is none; `VersionConflict`, which names them, while enabled rules name it."""
+        """`NotFound` if there is none; `VersionConflict` while enabled rules name it: it names those of the list's
+        owner, and counts the others. Of a list that is not shared the others' do not matter.
+        """
         ...
 
     async def audit(self, query: AuditQuery) -> list[AuditEntry]: ...

@@ -74,6 +74,8 @@ class RuleDraft(Document):
         default_factory=list
     )
     enabled: bool = True
+    shared: bool = False
+    """Everybody in the installation sees it and gets its alerts."""
 
     _asks: _Asks = PrivateAttr()
 
@@ -131,9 +133,12 @@ class RuleDraft(Document):
 
 
 class Rule(RuleDraft):
-    """A saved rule. `version` rises with each change; an alert names the version that fired."""
+    """A saved rule. `version` rises with each change; an alert names the version that fired. `owner` is the id of the
+    user who created it, and stays.
+    """
 
     id: Identifier
+    owner: Identifier = "local"
     version: Annotated[int, Field(ge=1, le=2**31)] = 1
     created_at: str = ""
     updated_at: str = ""
@@ -151,6 +156,8 @@ class Rule(RuleDraft):
             cooldown_ns=round(self.cooldown * SECOND_NS),
             severity=self.severity,
             tags=tuple(self.tags),
+            owner=self.owner,
+            shared=self.shared,
         )
 
     def written(self) -> str:
@@ -163,27 +170,39 @@ class WatchlistDraft(Document):
 
     name: Annotated[Text, Field(min_length=1, max_length=120)]
     symbols: Annotated[list[Symbol], Field(max_length=texts.MAX_SYMBOLS), AfterValidator(_once)]
+    shared: bool = False
+    """Everybody in the installation sees it, and may name it in rules."""
 
 
 class Watchlist(WatchlistDraft):
-    """A saved watchlist, which rules name by its id."""
+    """A saved watchlist, which rules name by its id. `owner` as of a `Rule`."""
 
     id: Identifier
+    owner: Identifier = "local"
     version: Annotated[int, Field(ge=1, le=2**31)] = 1
     created_at: str = ""
     updated_at: str = ""
 
     def written(self) -> str:
         """The list as a rule file holds it."""
-        return texts.format_watchlist(texts.WrittenWatchlist(self.id, self.name, tuple(self.symbols)))
+        return texts.format_watchlist(
+            texts.WrittenWatchlist(self.id, self.name, tuple(self.symbols), shared=self.shared)
+        )
 
 
 def ruleset(number: int, rules: Iterable[Rule], watchlists: Iterable[Watchlist] = ()) -> Ruleset:
-    """The enabled rules as the engine takes them, with those of the lists that they name."""
-    specs = tuple(rule.spec() for rule in rules if rule.enabled)
-    named = {name for spec in specs for name in named_watchlists(*spec.conditions)}
-    lists = {watchlist.id: frozenset(watchlist.symbols) for watchlist in watchlists if watchlist.id in named}
-    return Ruleset(number=number, rules=specs, watchlists=lists)
+    """The enabled rules as the engine takes them, with those of the lists that they name. A rule that names a list
+    which its owner does not see any more is not asked: its alerts would tell what is on the list.
+    """
+    known = {watchlist.id: watchlist for watchlist in watchlists}
+    lists: dict[str, frozenset[str]] = {}
+    specs: list[RuleSpec] = []
+    for spec in (rule.spec() for rule in rules if rule.enabled):
+        named = [known[name] for name in named_watchlists(*spec.conditions) if name in known]
+        if all(watchlist.shared or watchlist.owner == spec.owner for watchlist in named):
+            specs.append(spec)
+            lists |= {watchlist.id: frozenset(watchlist.symbols) for watchlist in named if watchlist.id not in lists}
+    return Ruleset(number=number, rules=tuple(specs), watchlists=lists)
 
 
 def load_rules(text: str | bytes, *, where: str) -> list[Rule]:
@@ -216,7 +235,7 @@ def load_rule_file(text: str | bytes, *, where: str) -> tuple[list[Rule], list[W
         return rules, [
             parse_document(
                 Watchlist,
-                {"id": written.id, "name": written.name, "symbols": list(written.symbols)},
+                {"id": written.id, "name": written.name, "symbols": list(written.symbols), "shared": written.shared},
                 where=f"line {written.line}: watchlist {written.id}",
             )
             for written in file.watchlists
@@ -255,6 +274,7 @@ def _rule_of(written: texts.WrittenRule) -> Rule:
         "severity": spec.severity,
         "tags": list(spec.tags),
         "enabled": written.enabled,
+        "shared": spec.shared,
     }
     return parse_document(Rule, fields, where=f"line {written.line}: rule {spec.id}")
 

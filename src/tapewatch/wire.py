@@ -149,6 +149,8 @@ class _RuleNote(_Note):
     cooldown_ns: Int64
     severity: Severity
     tags: list[str]
+    owner: str = "local"
+    shared: bool = False
 
 
 class _RulesetNote(_Note):
@@ -270,6 +272,8 @@ def _rule_note(rule: RuleSpec) -> _RuleNote:
         cooldown_ns=rule.cooldown_ns,
         severity=rule.severity,
         tags=list(rule.tags),
+        owner=rule.owner,
+        shared=rule.shared,
     )
 
 
@@ -575,6 +579,8 @@ def _rule_of(note: _RuleNote) -> RuleSpec:
             cooldown_ns=note.cooldown_ns,
             severity=note.severity,
             tags=tuple(note.tags),
+            owner=note.owner,
+            shared=note.shared,
         )
     except Invalid as error:
         raise BadBatch(f"a rule {note.id[:64]!r} that cannot be read: {error}") from None

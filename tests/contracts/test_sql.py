@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -18,13 +19,14 @@ from sqlalchemy import create_engine
 
 from tapewatch.adapters import migrations, sqlite
 from tapewatch.adapters.sql import SqlStore
+from tapewatch.adapters.sql_alerts import read_alerts
 from tapewatch.adapters.sql_tables import bars_1m, metadata
 from tapewatch.contracts.samples import NOON_NS, bar_rows, make_alert, make_bars, make_rule, make_watchlist, soon
 from tapewatch.contracts.store import OpenStore, StoreContract
 from tapewatch.documents import Rule, parse_document
 from tapewatch.engine.columns import BAR_COLUMNS, MINUTE_NS
 from tapewatch.engine.rules import All, compare
-from tapewatch.errors import ConfigError, Unavailable
+from tapewatch.errors import ConfigError, QuotaReached, Unavailable
 from tapewatch.ports import AlertQuery, AuditQuery, Position, Store
 
 pytestmark = pytest.mark.anyio
@@ -184,6 +186,61 @@ async def test_rules_of_before_rule_text_are_the_same_rules_and_can_be_changed(
     assert (entry.before, entry.after) == ({"name": "Movers"}, {"name": "Faster"})
     await store.delete_rule("movers")
     await store.close()
+
+
+async def test_what_was_there_before_owners_is_the_local_user_s_and_can_be_changed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_older_store(path, "0005", monkeypatch)
+    kept = make_alert(1)
+    rule, watchlist = make_rule("r"), make_watchlist("w")
+    new = {"owner", "shared"}
+    with closing(sqlite3.connect(path)) as old:
+        old.execute(
+            "INSERT INTO alert_history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                *(kept.alert_id, kept.rule_id, kept.rule_version, kept.rule_name, kept.symbol, kept.fired_at_ns),
+                *(kept.price, json.dumps(kept.values), kept.session, kept.received_ns, kept.note),
+                *(json.dumps(kept.ages_s), kept.severity, json.dumps(kept.tags)),
+            ],
+        )
+        for table, document in (("rule", rule), ("watchlist", watchlist)):
+            old.execute(f"INSERT INTO {table}s VALUES (?, 1, ?, 0)", [document.id, document.created_at])  # noqa: S608  # two fixed names
+            was = json.dumps(document.model_dump(mode="json", exclude=new))
+            old.execute(f"INSERT INTO {table}_versions VALUES (?, 1, ?)", [document.id, was])  # noqa: S608
+        old.commit()
+    store = SqlStore(path)
+    await store.upgrade()
+    assert await store.alerts(AlertQuery()) == await store.alerts(AlertQuery(viewer="local")) == [kept]
+    assert await store.alerts(AlertQuery(viewer="ann")) == []
+    assert (await store.rules()).rules == [rule]
+    assert await store.watchlists() == [watchlist]
+    assert (rule.owner, rule.shared, kept.owner, kept.shared) == ("local", False, "local", False)
+    shared = await store.save_rule(make_rule("r", version=2, shared=True, owner="ann"))
+    assert (shared.owner, shared.shared) == ("local", True)
+    with pytest.raises(QuotaReached):
+        await store.save_watchlist(make_watchlist("w2"), most=1)
+    await store.close()
+
+
+@pytest.mark.parametrize("asked", [{}, {"symbol": "A"}, {"rule_id": "r"}])
+async def test_page_of_a_viewer_walks_the_indexes_of_what_they_see(store: SqlStore, asked: dict[str, Any]) -> None:
+    query = AlertQuery(viewer="ann", before=(NOON_NS, "a"), **asked)
+    async with store._database.read() as connection:
+        raw = await connection.get_raw_connection()
+        told: list[str] = []
+        await raw.driver_connection.set_trace_callback(told.append)  # type: ignore[union-attr]  # it is open
+        await read_alerts(connection, query)
+        await raw.driver_connection.set_trace_callback(None)  # type: ignore[union-attr]  # it is open
+        (statement,) = [text for text in told if "UNION ALL" in text]
+        explained = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")
+        plan = [row.detail for row in explained]
+    walked = [step for step in plan if "alert_history" in step]
+    ending = "".join(f"_{name}" for name in asked)
+    assert [step.split("INDEX ")[1].split(" ")[0] for step in walked] == [
+        f"ix_alert_history_{kind}{ending}" for kind in ("owned", "shared")
+    ]
+    assert not [step for step in plan if "TEMP B-TREE" in step]
 
 
 async def test_readers_of_before_owners_keep_their_positions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

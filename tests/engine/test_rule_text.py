@@ -608,7 +608,7 @@ FILE_MISTAKES: list[tuple[str, int, int, str]] = [
     ("rule a\n  when price\n  gate halted", 2, 8, "price is not a condition by itself"),
     ("rule a when halted\nrule a when halted", 2, 1, "there is a rule 'a' above already"),
     ("watchlist a = A\nwatchlist a = B", 2, 1, "there is a watchlist 'a' above already"),
-    ("watchlist a A", 1, 13, "expected a text in double quotes or ="),
+    ("watchlist a A", 1, 13, "expected a text in double quotes, shared or ="),
     ("watchlist a =", 1, 14, "expected a name such as AAPL"),
     (f"watchlist a = B, {'A' * 25}", 1, 18, "is not a symbol such as AAPL"),
     ("rule a when halted rearm when halted fire level", 1, 20, "rearm can stand only with fire edge"),

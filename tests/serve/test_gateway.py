@@ -65,6 +65,8 @@ async def test_client_is_welcomed_and_gets_alerts_of_all_partitions_from_the_sta
         await bus.publish("alerts.filtered:1", Alerts((make_alert(3),)))
         heard = [await hear(client) for _ in range(3)]
     assert {message["type"] for message in heard} == {"alert"}
+    for message in heard:
+        assert message["data"]["latency"].pop("sent") is not None
     assert sorted((message["data"] for message in heard), key=lambda data: data["alert_id"]) == [
         make_alert(n).as_json() for n in (1, 2, 3)
     ]
@@ -114,6 +116,7 @@ async def test_alert_with_a_note_is_a_message_of_its_own_and_no_second_delivery(
         first, second = await hear(client), await hear(client)
         await settled(client)
     assert (first["type"], first["data"]["note"]) == ("alert", None)
+    assert first["data"]["latency"].pop("sent") <= second["data"]["latency"].pop("sent")
     assert second == {"type": "alert_note", "at": "0:1-2.0", "data": {**first["data"], "note": annotated.note}}
     assert ALERTS_DELIVERED_TOTAL._value.get() == delivered_before + 1
 
@@ -367,13 +370,15 @@ async def test_client_may_have_200_subscriptions() -> None:
 def test_protocol_page_shows_every_message_as_it_is(make_alert: MakeAlert) -> None:
     examples = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", PROTOCOL_PAGE.read_text(), re.DOTALL)]
     assert {example["type"] for example in examples} == {
-        *("welcome", "alert", "alert_note", "toplist_update", "pong", "error", "resumed"),
+        *("welcome", "alert", "alert_note", "toplist_update", "pong", "error", "resumed", "places"),
         *("subscribe_toplist", "unsubscribe_toplist", "subscribe_alerts", "unsubscribe_alerts", "ping", "resume"),
     }
     alert, note = (next(e["data"] for e in examples if e["type"] == kind) for kind in ("alert", "alert_note"))
     assert alert.keys() == make_alert(1).as_json().keys()
+    assert alert["latency"].keys() == {*make_alert(1).as_json()["latency"], "sent"}
     withdrawn = Withdrawn("AAPL", parse_instant_ns("2013-10-07T13:30:00.412Z", where="test"), 486.75, 100.0, None)
-    assert note == {**alert, "note": note_of(withdrawn)}
+    later = {**alert["latency"], "sent": note["latency"]["sent"]}
+    assert note == {**alert, "note": note_of(withdrawn), "latency": later}
 
 
 async def test_plain_get_of_the_socket_is_404(api: httpx.AsyncClient) -> None:

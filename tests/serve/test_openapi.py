@@ -70,7 +70,8 @@ async def test_schemathesis_finds_nothing(
     for known in rules:
         await store.save_rule(known)
     await answering(rules, {"AAPL": 0.5, "MSFT": 400.0})
-    await store.save_watchlist(make_watchlist("mine"))
+    for named in ("mine", "gate"):
+        await store.save_watchlist(make_watchlist(named))
     await store.save_alerts([make_alert(n) for n in range(5)], reader="test")
     board.show(0, make_board("AAPL", "MSFT"))
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection, serve
 
+from tapewatch.accounts.roles import Principal
 from tapewatch.adapters.memory import MemoryBus
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.client import AlertFired, AlertNoted, AlertsLost, Client, Lost, Refused, State, ToplistUpdated, connect
@@ -43,12 +44,29 @@ async def test_alerts_come_as_they_are_and_raw_frames_are_seen_first(bus: Memory
     async with house(bus) as at, connect(at.url, on_frame=frames.append, **SOON) as client:
         await publisher.publish(0, 2)
         async for alert in client.alerts():
+            assert alert["latency"].pop("sent")
             assert alert == publisher.alerts[0].as_json()
             break
-        assert (await client.next_alert()) == publisher.alerts[1].as_json()
+        second = await client.next_alert()
+        assert second["latency"].pop("sent")
+        assert second == publisher.alerts[1].as_json()
         assert client.last_id == publisher.ids[0][1]
         assert client.places() == {"0": "1-1.1", "1": "0-0"}
     assert [json.loads(frame)["type"] for frame in frames] == ["welcome", "alert", "alert"]
+
+
+async def test_places_that_others_alerts_have_brought_are_learned(bus: MemoryBus, publisher: Publisher) -> None:
+    async with house(bus, places_s=0.01) as at, connect(at.url, **SOON) as client:
+        (listening,) = at.gateway._clients
+        listening.principal = Principal.of("ann", "trader")
+        await publisher.publish(0, 3, owner="bob")
+        await publisher.publish(1, owner="bob")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await client.next_alert()
+        assert client.places() == {"0": "1-1", "1": "1-1"}
+        await publisher.publish(0, owner="ann")
+        assert (await client.next_alert())["owner"] == "ann"
 
 
 async def test_lost_connection_is_made_again_and_nothing_is_missing(bus: MemoryBus, publisher: Publisher) -> None:

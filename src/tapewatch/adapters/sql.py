@@ -201,9 +201,9 @@ class SqlStore:
             return await sql_rules.read_versions(connection, RULES, rule_id, **page)
 
     @_whole
-    async def save_rule(self, rule: Rule, *, actor: str = "local") -> Rule:
+    async def save_rule(self, rule: Rule, *, actor: str = "local", most: int | None = None) -> Rule:
         async with self._database.write() as connection:
-            return await sql_rules.save_rule(connection, rule, self._change(actor))
+            return await sql_rules.save_rule(connection, rule, self._change(actor), most)
 
     @_whole
     async def delete_rule(self, rule_id: str, *, actor: str = "local") -> None:
@@ -221,9 +221,9 @@ class SqlStore:
             return await sql_rules.read_one(connection, WATCHLISTS, watchlist_id)
 
     @_whole
-    async def save_watchlist(self, watchlist: Watchlist, *, actor: str = "local") -> Watchlist:
+    async def save_watchlist(self, watchlist: Watchlist, *, actor: str = "local", most: int | None = None) -> Watchlist:
         async with self._database.write() as connection:
-            return await sql_rules.save_watchlist(connection, watchlist, self._change(actor))
+            return await sql_rules.save_watchlist(connection, watchlist, self._change(actor), most)
 
     @_whole
     async def delete_watchlist(self, watchlist_id: str, *, actor: str = "local") -> None:

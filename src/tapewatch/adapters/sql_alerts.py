@@ -1,4 +1,6 @@
-"""The history of alerts in SQL, on a connection of the caller's: how an alert becomes a row and a row an alert."""
+"""The history of alerts in SQL, on a connection of the caller's: how an alert becomes a row and a row an alert, and
+which of them somebody sees.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,10 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tapewatch.adapters.sql_statements import between, delete_some, insert, int64, json_number, nan, null, page_size
-from tapewatch.adapters.sql_tables import alert_history
+from tapewatch.adapters.sql_tables import OWNED, SHARED, alert_history
 from tapewatch.documents import Alert
 from tapewatch.errors import NotFound
 from tapewatch.ports import AlertQuery
+
+_LOCAL = "local"
+"""The owner whose alerts the indexes of owners leave out."""
 
 
 async def save_alerts(connection: AsyncConnection, alerts: Sequence[Alert]) -> list[Alert]:
@@ -50,6 +55,20 @@ async def annotate_alerts(connection: AsyncConnection, symbol: str, *, since_ns:
 
 
 async def read_alerts(connection: AsyncConnection, query: AlertQuery) -> list[Alert]:
+    if query.viewer is None:
+        return [_alert(row) for row in (await connection.execute(_newest(query))).mappings()]
+    # Each half walks through exactly its answer: asked at once, what is another's would be walked over too.
+    own = _newest(query).where(alert_history.c.owner == query.viewer)
+    if query.viewer != _LOCAL:
+        own = own.where(OWNED)
+    halves = sa.union_all(*(half.subquery().select() for half in (own, _newest(query).where(SHARED))))
+    rows = {row["alert_id"]: row for row in (await connection.execute(halves)).mappings()}
+    newest = sorted(rows.values(), key=lambda row: (row["fired_at_ns"], row["alert_id"]), reverse=True)
+    return [_alert(row) for row in newest[: page_size(query.limit)]]
+
+
+def _newest(query: AlertQuery) -> sa.Select[Any]:
+    """All that the query asks for but the viewer."""
     table = alert_history.c
     newest = sa.select(alert_history).order_by(table.fired_at_ns.desc(), table.alert_id.desc())
     newest = newest.where(*between(table.fired_at_ns, query.since_ns, query.until_ns)).limit(page_size(query.limit))
@@ -61,7 +80,7 @@ async def read_alerts(connection: AsyncConnection, query: AlertQuery) -> list[Al
         fired_at_ns, alert_id = query.before
         last_seen = sa.tuple_(sa.literal(int64(fired_at_ns), sa.BigInteger), sa.literal(alert_id))
         newest = newest.where(sa.tuple_(table.fired_at_ns, table.alert_id) < last_seen)
-    return [_alert(row) for row in (await connection.execute(newest)).mappings()]
+    return newest
 
 
 async def read_alert(connection: AsyncConnection, alert_id: str) -> Alert:
@@ -93,6 +112,10 @@ def _row(alert: Alert) -> dict[str, Any]:
         "ages_s": {name: json_number(age_s) for name, age_s in alert.ages_s.items()},
         "severity": alert.severity,
         "tags": list(alert.tags),
+        "owner": alert.owner,
+        "shared": bool(alert.shared),
+        "scanned_ns": int(alert.scanned_ns),
+        "filtered_ns": int(alert.filtered_ns),
     }
 
 

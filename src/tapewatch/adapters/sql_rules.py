@@ -26,7 +26,7 @@ from tapewatch.adapters.sql_tables import (
 from tapewatch.documents import DAY_S, Rule, Watchlist, parse_document
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.engine.rules.tree import watchlists as named_watchlists
-from tapewatch.errors import NotFound, VersionConflict
+from tapewatch.errors import NotFound, QuotaReached, VersionConflict
 from tapewatch.ports import AUDIT_DAYS, AuditAction, AuditEntry, AuditKind, AuditQuery, Snapshot
 
 V = TypeVar("V", Rule, Watchlist)
@@ -158,8 +158,8 @@ async def _documents(what: Versioned[V], raws: Sequence[Mapping[str, Any]]) -> l
 # -- changing ---------------------------------------------------------------------------------------------------------
 
 
-async def save_rule(connection: AsyncConnection, rule: Rule, change: Change) -> Rule:
-    stored = await _save(connection, RULES, rule, change)
+async def save_rule(connection: AsyncConnection, rule: Rule, change: Change, most: int | None = None) -> Rule:
+    stored = await _save(connection, RULES, rule, change, most)
     await _name_watchlists(connection, stored.id, _named_by(stored) if stored.enabled else [])
     await _raise_ruleset_number(connection)
     return stored
@@ -171,29 +171,41 @@ async def delete_rule(connection: AsyncConnection, rule_id: str, change: Change)
     await _raise_ruleset_number(connection)
 
 
-async def save_watchlist(connection: AsyncConnection, watchlist: Watchlist, change: Change) -> Watchlist:
-    stored = await _save(connection, WATCHLISTS, watchlist, change)
+async def save_watchlist(
+    connection: AsyncConnection, watchlist: Watchlist, change: Change, most: int | None = None
+) -> Watchlist:
+    stored = await _save(connection, WATCHLISTS, watchlist, change, most)
     if await _rules_that_name(connection, stored.id):
         await _raise_ruleset_number(connection)
     return stored
 
 
 async def delete_watchlist(connection: AsyncConnection, watchlist_id: str, change: Change) -> None:
-    await _delete(connection, WATCHLISTS, watchlist_id, change)
+    known = await _delete(connection, WATCHLISTS, watchlist_id, change)
     naming = await _rules_that_name(connection, watchlist_id)
-    if naming:
-        some = ", ".join(naming[:3]) + (f" and {len(naming) - 3} more" if len(naming) > 3 else "")
+    own = [rule_id for rule_id, owner in naming if owner == known.owner]
+    if own:
+        some = ", ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else "")
         raise VersionConflict(f"the watchlist {watchlist_id} is named by enabled rules: {some}")
+    if naming and known.shared:  # once it is not, the rules of others are not asked any more
+        raise VersionConflict(f"the watchlist {watchlist_id} is named by {len(naming)} enabled rules of others")
 
 
-async def _save(connection: AsyncConnection, what: Versioned[V], document: V, change: Change) -> V:
+async def _save(connection: AsyncConnection, what: Versioned[V], document: V, change: Change, most: int | None) -> V:
     await _lock(connection)
     head = await _head(connection, what, document.id)
     before: dict[str, Any] = {}
     if head is None:
         if document.version != 1:
             raise VersionConflict(f"there is no {what.kind} {document.id} for version {document.version} to follow")
-        row = {what.head_id.name: document.id, "version": 1, "created_at": document.created_at, "deleted": False}
+        await _check_quota(connection, what, document.owner, most)
+        row = {
+            what.head_id.name: document.id,
+            "version": 1,
+            "created_at": document.created_at,
+            "deleted": False,
+            "owner": document.owner,
+        }
         await connection.execute(sa.insert(what.heads), row)
     else:
         if document.version == 1:
@@ -203,7 +215,7 @@ async def _save(connection: AsyncConnection, what: Versioned[V], document: V, ch
             raise VersionConflict(
                 f"version {document.version} of {what.kind} {document.id} does not follow the stored one"
             )
-        document = document.model_copy(update={"created_at": head.created_at})
+        document = document.model_copy(update={"created_at": head.created_at, "owner": head.owner})
         before = _content(what.document(head.document))
         await connection.execute(
             sa.update(what.heads).where(what.head_id == document.id).values(version=document.version)
@@ -215,16 +227,32 @@ async def _save(connection: AsyncConnection, what: Versioned[V], document: V, ch
     return document
 
 
-async def _delete(connection: AsyncConnection, what: Versioned[V], wanted_id: str, change: Change) -> None:
+async def _check_quota(connection: AsyncConnection, what: Versioned[V], owner: str, most: int | None) -> None:
+    """Behind the lock, so that nobody else creates one meanwhile."""
+    if most is None:
+        return
+    heads = what.heads.c
+    mine = sa.select(sa.func.count()).select_from(what.heads).where(heads.owner == owner, heads.deleted.is_(False))
+    if (await connection.execute(mine)).scalar_one() >= most:
+        raise QuotaReached(f"there are {most} {what.kind}s already, which is as many as a user may have")
+
+
+async def _delete(connection: AsyncConnection, what: Versioned[V], wanted_id: str, change: Change) -> V:
+    """As it was."""
     await _lock(connection)
     known = await read_one(connection, what, wanted_id)
     await connection.execute(sa.update(what.heads).where(what.head_id == wanted_id).values(deleted=True))
     await _write_audit(connection, what, known, "delete", change, _differences(_content(known), {}))
+    return known
 
 
 async def _head(connection: AsyncConnection, what: Versioned[V], wanted_id: str) -> sa.Row[Any] | None:
     head = what.newest(
-        what.heads.c.version, what.heads.c.created_at, what.heads.c.deleted, what.versions.c.document
+        what.heads.c.version,
+        what.heads.c.created_at,
+        what.heads.c.deleted,
+        what.heads.c.owner,
+        what.versions.c.document,
     ).where(what.head_id == wanted_id)
     found: sa.Row[Any] | None = (await connection.execute(head)).one_or_none()
     return found
@@ -241,11 +269,16 @@ async def _name_watchlists(connection: AsyncConnection, rule_id: str, named: lis
         await connection.execute(sa.insert(rule_watchlists), rows)
 
 
-async def _rules_that_name(connection: AsyncConnection, watchlist_id: str) -> list[str]:
-    """The enabled ones."""
+async def _rules_that_name(connection: AsyncConnection, watchlist_id: str) -> list[tuple[str, str]]:
+    """The enabled ones, each with its owner."""
     table = rule_watchlists.c
-    naming = sa.select(table.rule_id).where(table.watchlist_id == watchlist_id).order_by(table.rule_id)
-    return list((await connection.execute(naming)).scalars())
+    naming = (
+        sa.select(table.rule_id, rules.c.owner)
+        .join(rules, rules.c.rule_id == table.rule_id)
+        .where(table.watchlist_id == watchlist_id)
+        .order_by(table.rule_id)
+    )
+    return [(row.rule_id, row.owner) for row in await connection.execute(naming)]
 
 
 async def _lock(connection: AsyncConnection) -> None:

@@ -22,6 +22,8 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    false,
+    text,
 )
 
 metadata = MetaData(
@@ -67,12 +69,33 @@ alert_history = Table(
     Column("ages_s", JSON, nullable=False, server_default="{}"),
     Column("severity", Text, nullable=False, server_default="info"),
     Column("tags", JSON, nullable=False, server_default="[]"),
+    Column("owner", Text, nullable=False, server_default="local"),
+    Column("shared", Boolean, nullable=False, server_default=false()),
+    Column("scanned_ns", BigInteger, nullable=False, server_default="0"),
+    Column("filtered_ns", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("alert_id"),
     # Newest first, by the last seen (fired_at_ns, alert_id): each index walks backwards through exactly its answer.
     Index(None, "fired_at_ns", "alert_id"),
     Index(None, "symbol", "fired_at_ns", "alert_id"),
     Index(None, "rule_id", "fired_at_ns", "alert_id"),
 )
+
+# Who is not everybody's admin sees their own alerts and those that are shared: two such walks, merged. Both kinds of
+# index leave out what a process without accounts has, whose one user asks for all: there they cost nothing.
+OWNED, SHARED = text("owner <> 'local'"), text("shared")
+for _columns in ((), ("symbol",), ("rule_id",)):
+    Index(
+        "_".join(("ix_alert_history_owned", *_columns)),
+        *(alert_history.c[column] for column in ("owner", *_columns, "fired_at_ns", "alert_id")),
+        sqlite_where=OWNED,
+        postgresql_where=OWNED,
+    )
+    Index(
+        "_".join(("ix_alert_history_shared", *_columns)),
+        *(alert_history.c[column] for column in (*_columns, "fired_at_ns", "alert_id")),
+        sqlite_where=SHARED,
+        postgresql_where=SHARED,
+    )
 
 rules = Table(
     "rules",
@@ -81,7 +104,9 @@ rules = Table(
     Column("version", BigInteger, nullable=False),
     Column("created_at", Text, nullable=False),
     Column("deleted", Boolean, nullable=False),
+    Column("owner", Text, nullable=False, server_default="local"),
     PrimaryKeyConstraint("rule_id"),
+    Index(None, "owner"),
 )
 
 rule_versions = Table(
@@ -100,7 +125,9 @@ watchlists = Table(
     Column("version", BigInteger, nullable=False),
     Column("created_at", Text, nullable=False),
     Column("deleted", Boolean, nullable=False),
+    Column("owner", Text, nullable=False, server_default="local"),
     PrimaryKeyConstraint("watchlist_id"),
+    Index(None, "owner"),
 )
 
 watchlist_versions = Table(

@@ -15,6 +15,7 @@ from tapewatch.contracts.samples import (
     make_watchlist,
 )
 from tapewatch.contracts.store_history import StoreAlerts, StoreBars
+from tapewatch.contracts.store_ownership import StoreOwnership
 from tapewatch.contracts.store_readers import StoreOwners, StorePositions, StoreSettled, StoreStates
 from tapewatch.contracts.store_reference import StoreReference
 from tapewatch.contracts.store_rules import StoreAudit, StoreRules
@@ -34,6 +35,7 @@ class StoreContract(
     StoreSettled,
     StoreRules,
     StoreAudit,
+    StoreOwnership,
     StoreReference,
 ):
     """Give `open_store`: each call opens the same data, empty and without a schema when the test begins. The suite

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import aclosing
 
+import msgspec
 import structlog
 
 from tapewatch.documents import Alert, rfc3339
@@ -106,12 +107,14 @@ class AlertsRole:
 
     async def _pass_on(self, entry: Alerts, position: Position) -> None:
         """To the store goes each of them: one that was passed on before need not have been saved."""
-        first = {alert.alert_id: alert for alert in reversed(entry.alerts) if alert.alert_id not in self._known}
-        fresh = tuple(alert for alert in entry.alerts if first.get(alert.alert_id) is alert)
+        now_ns = self._clock.now_ns()
+        alerts = [msgspec.structs.replace(alert, filtered_ns=now_ns) for alert in entry.alerts]
+        first = {alert.alert_id: alert for alert in reversed(alerts) if alert.alert_id not in self._known}
+        fresh = tuple(alert for alert in alerts if first.get(alert.alert_id) is alert)
         if fresh:
             await publish(self._bus, self._filtered, Alerts(fresh), clock=self._clock, where="alerts.publish")
             self._know(fresh)
-        self._queue(entry.alerts, position)  # now: one that was saved first would not be passed on by a successor
+        self._queue(alerts, position)  # now: one that was saved first would not be passed on by a successor
 
     def _queue(self, work: Sequence[Alert | Withdrawn], position: Position) -> None:
         self._pending += [(item, position) for item in work]

@@ -117,5 +117,6 @@ class ScannerRole:
     async def _tell(self, matches: list[Match], batch: Batch) -> None:
         if matches:
             ALERTS_EMITTED_TOTAL.inc(len(matches))
-            alerts = tuple(Alert.of(match, received_ns=batch.received_ns) for match in matches)
+            now_ns = self._clock.now_ns()
+            alerts = tuple(Alert.of(match, received_ns=batch.received_ns, scanned_ns=now_ns) for match in matches)
             await self._publish("alerts", Alerts(alerts))

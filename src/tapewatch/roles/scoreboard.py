@@ -61,7 +61,8 @@ class ScoreboardRole:
         self._outcomes = Outcomes(days, most_open=most_open)
         self._left: dict[int, Scores] = {}
         """Trading day -> the alerts that nobody follows any more."""
-        self._names: dict[RuleKey, str] = {}
+        self._about: dict[RuleKey, dict[str, Any]] = {}
+        """What alerts tell of their rule."""
         self._newest_ns = 0
         """Event time of the newest alert or bar."""
         self._started = asyncio.Lock()
@@ -94,7 +95,7 @@ class ScoreboardRole:
     # -- what comes in ------------------------------------------------------------------------------------------------
 
     def _fired(self, alerts: Sequence[Alert]) -> None:
-        self._names.update((_rule(alert), alert.rule_name) for alert in alerts)
+        self._about.update((_rule(alert), _about(alert)) for alert in alerts)
         self._outcomes.fired(map(_fired, alerts))
         self._came(max(alert.fired_at_ns for alert in alerts))
 
@@ -139,7 +140,7 @@ class ScoreboardRole:
         while len(found) < self._most_open:
             page = await self._patiently(partial(self._store.alerts, query))
             found += map(_fired, page)
-            self._names.update((_rule(alert), alert.rule_name) for alert in reversed(page))
+            self._about.update((_rule(alert), _about(alert)) for alert in reversed(page))
             if len(page) < _ALERTS_AT_ONCE:
                 break
             query = query._replace(before=(page[-1].fired_at_ns, page[-1].alert_id))
@@ -204,7 +205,7 @@ class ScoreboardRole:
                 "unfollowed": sum(score.unfollowed for score in table),
                 "rules": [
                     {
-                        "name": self._names[score.rule],
+                        **self._about[score.rule],
                         **score.as_json(days=1),
                         "too_broad": too_broad(alerts=score.alerts, symbol_days=score.symbol_days, traded={day: traded})
                         or None,
@@ -217,6 +218,10 @@ class ScoreboardRole:
 
 def _rule(alert: Alert) -> RuleKey:
     return RuleKey(alert.rule_id, alert.rule_version)
+
+
+def _about(alert: Alert) -> dict[str, Any]:
+    return {"name": alert.rule_name, "owner": alert.owner, "shared": alert.shared}
 
 
 def _fired(alert: Alert) -> Fired:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tapewatch.documents import Alert
+from tapewatch.documents import Alert, rfc3339
 from tapewatch.serve.places import NOWHERE, Place
 
 MAX_ALERTS = 20_000
@@ -37,6 +37,9 @@ class Outgoing(NamedTuple):
     key: str = ""
     """What makes an alert, or a note on it, the same one."""
     fired_at_ns: int = 0
+    owner: str = "local"
+    """Of an alert: who sees it, unless it is shared."""
+    shared: bool = False
 
 
 def key_of(alert: Alert) -> str:
@@ -44,25 +47,38 @@ def key_of(alert: Alert) -> str:
     return f"{alert.alert_id} {hash(alert.note):x}" if alert.note else alert.alert_id
 
 
-def outgoing(alert: Alert, *, partition: int, place: Place, at: str | None) -> Outgoing:
-    """A note is a frame of its own; the alert it belongs to is neither counted nor timed again."""
+def outgoing(alert: Alert, *, partition: int, place: Place, at: str | None, sent_ns: int) -> Outgoing:
+    """A note is a frame of its own; the alert it belongs to is neither counted nor timed again. `sent_ns` is one stamp
+    for all clients.
+    """
     kind, received_ns = ("alert_note", None) if alert.note else ("alert", alert.received_ns)
-    frame = frame_of(kind, alert.as_json(), at=at)
-    return Outgoing(frame, received_ns, partition, place, key_of(alert), alert.fired_at_ns)
+    data = alert.as_json()
+    data["latency"]["sent"] = rfc3339(sent_ns) if sent_ns > 0 else None
+    return Outgoing(
+        frame_of(kind, data, at=at),
+        received_ns,
+        partition,
+        place,
+        key_of(alert),
+        alert.fired_at_ns,
+        alert.owner,
+        alert.shared,
+    )
 
 
-def from_entry(alerts: Sequence[Alert], *, partition: int, entry: Place, nth: int) -> Outgoing:
+def from_entry(alerts: Sequence[Alert], *, partition: int, entry: Place, nth: int, sent_ns: int = 0) -> Outgoing:
     """The frame of one of an entry's alerts, with its place."""
     place = Place(entry.epoch, entry.sequence, nth)
     at = f"{partition}:{place.text(more=nth < len(alerts) - 1)}"
-    return outgoing(alerts[nth], partition=partition, place=place, at=at)
+    return outgoing(alerts[nth], partition=partition, place=place, at=at, sent_ns=sent_ns)
 
 
-def from_history(alert: Alert, *, partition: int, place: Place) -> Iterator[Outgoing]:
+def from_history(alert: Alert, *, partition: int, place: Place, sent_ns: int) -> Iterator[Outgoing]:
     """The frames of an alert that comes without a place: as it fired, and its notes as they are now."""
-    yield outgoing(msgspec.structs.replace(alert, note=""), partition=partition, place=place, at=None)
+    fired = msgspec.structs.replace(alert, note="")
+    yield outgoing(fired, partition=partition, place=place, at=None, sent_ns=sent_ns)
     if alert.note:
-        yield outgoing(alert, partition=partition, place=place, at=None)
+        yield outgoing(alert, partition=partition, place=place, at=None, sent_ns=sent_ns)
 
 
 class AlertLog:

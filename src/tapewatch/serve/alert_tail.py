@@ -3,6 +3,8 @@
 A stream may hold an alert twice, because a writer that resumed repeats itself; the ids sent lately are known. Where the
 stream has dropped what the gateway had not read, history has it, except what the store did not have yet. A hole that
 cannot be filled is told to everybody: all clients are sent away, and come back with places that nothing follows.
+
+Alerts of owners who are not active stay in history, and are frames for nobody.
 """
 
 import asyncio
@@ -30,6 +32,8 @@ _TRIES = 3
 
 log = structlog.get_logger("tapewatch")
 Deliver = Callable[[Iterable[Outgoing]], Awaitable[None]]
+Active = Callable[[str], bool]
+"""Whether there is such a user who is not disabled."""
 
 
 class AlertTail:
@@ -47,12 +51,13 @@ class AlertTail:
         alerts: AlertLog,
         deliver: Deliver,
         lost: Callable[[], None],
+        active: Active = lambda _owner: True,
     ) -> None:
         self.begun = asyncio.Event()
         self._bus, self._clock, self._store = bus, clock, store
         self._partitions = partitions
         self._log = alerts
-        self._deliver, self._lost = deliver, lost
+        self._deliver, self._lost, self._active = deliver, lost, active
         self._known: OrderedDict[str, None] = OrderedDict()
         self._fired_ns: dict[int, int] = {}
         self._to_begin = partitions
@@ -134,8 +139,9 @@ class AlertTail:
         if isinstance(entry, Alerts):
             place = Place(*position)
             for nth, alert in enumerate(entry.alerts):
-                if self._is_new(partition, key_of(alert), alert.fired_at_ns):
-                    yield from_entry(entry.alerts, partition=partition, entry=place, nth=nth)
+                if self._is_new(partition, key_of(alert), alert.fired_at_ns) and self._active(alert.owner):
+                    now_ns = self._clock.now_ns()
+                    yield from_entry(entry.alerts, partition=partition, entry=place, nth=nth, sent_ns=now_ns)
 
     def _is_new(self, partition: int, key: str, fired_at_ns: int) -> bool:
         if key in self._known:
@@ -171,11 +177,12 @@ class AlertTail:
                 continue
             if alerts is None:
                 return None
+            now_ns = self._clock.now_ns()
             return [
                 frame
                 for alert in alerts
-                if partition_of(alert.symbol, self._partitions) == partition
-                for frame in from_history(alert, partition=partition, place=place)
+                if partition_of(alert.symbol, self._partitions) == partition and self._active(alert.owner)
+                for frame in from_history(alert, partition=partition, place=place, sent_ns=now_ns)
                 if self._is_new(partition, frame.key, frame.fired_at_ns)
             ]
         return None

@@ -3,13 +3,17 @@
 It never touches a socket and never waits. Alerts wait in one log for all clients, in which each client has its own
 number, so a burst costs its memory once however many clients are behind. What a client missed before it came back
 waits for it alone, and goes first.
+
+The log is everybody's: a client is handed what its principal sees, and passes over the rest. Where nothing waits for it
+it stands at the log's end, whatever others' alerts come, so that they neither wake it nor make it slow.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from tapewatch.accounts.roles import LOCAL, Principal
 from tapewatch.serve.alert_log import AlertLog, Outgoing
 
 MAX_REPLIES = 500
@@ -27,6 +31,16 @@ class Ending(NamedTuple):
     flush: bool
 
 
+class News(NamedTuple):
+    """Alerts that the log has got just now."""
+
+    since: int
+    """The number of the first."""
+    owners: Collection[str]
+    shared: bool
+    """Some are everybody's."""
+
+
 class Client:
     """Replies go first, then what it missed, then alerts in order, then of each toplist the newest frame.
 
@@ -34,6 +48,10 @@ class Client:
     """
 
     def __init__(self, alerts: AlertLog) -> None:
+        self.principal: Principal = LOCAL
+        """Who listens."""
+        self.passed_over = False
+        """Alerts that it was not handed stand behind the last place that it was told."""
         self.ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.next = alerts.end
         """The next alert to send, as its number in the log."""
@@ -68,14 +86,31 @@ class Client:
             self._missed.clear()
         self._wants_alerts = wants
 
-    def see_alerts(self) -> None:
+    def sees(self, alert: Outgoing) -> bool:
+        return self.principal.sees(alert.owner, shared=alert.shared)
+
+    def see_alerts(self, news: News | None = None) -> None:
         """The log has grown. A client that lacks one which the log dropped is slow."""
         if self.held or not self._wants_alerts:
             self.next = self._alerts.end
+        elif news is not None and self.next == news.since and not self._is_for(news):
+            self.next = self._alerts.end
+            self.took_s = self.ending.get_loop().time()
+            self.passed_over = True
         elif self.next < self._alerts.first:
             self.end(4008, "slow")
         else:
             self._something.set()
+
+    def _is_for(self, news: News) -> bool:
+        return news.shared or self.principal.user_id in news.owners or self.principal.role == "admin"
+
+    def tell_places(self, frame: str) -> None:
+        """The places at the log's end, if it stands there and would not learn of them by its own alerts."""
+        at_the_end = self._wants_alerts and not self.held and not self._missed and self.next == self._alerts.end
+        if at_the_end and self.passed_over:
+            self.passed_over = False
+            self.reply(frame)
 
     def offer_toplist(self, toplist: str, frame: str) -> None:
         if toplist in self._subscriptions:
@@ -132,9 +167,12 @@ class Client:
             self.took_s = self.ending.get_loop().time()
             if self._missed:
                 return self._missed.popleft()
-            if self._alerts.first <= self.next < self._alerts.end:
+            while self._alerts.first <= self.next < self._alerts.end:
+                alert = self._alerts.at(self.next)
                 self.next += 1
-                return self._alerts.at(self.next - 1)
+                if self.sees(alert):
+                    return alert
+                self.passed_over = True
         if self._toplists:
             oldest = next(iter(self._toplists))
             return Outgoing(self._toplists.pop(oldest), None)

@@ -4,6 +4,8 @@
 waits for a client is bounded, and one task a client does the waiting. A burst of alerts larger than the log waits for
 the clients that read; one that stalls is closed, and so delays nobody for longer than `STALL_S`. The messages are
 described in ``docs/protocol.md``.
+
+A client gets the alerts that its principal sees. Its places move on over all others, and it is told so now and then.
 """
 
 import asyncio
@@ -22,10 +24,10 @@ from tapewatch.documents import Document, load_json
 from tapewatch.errors import Invalid, Unavailable
 from tapewatch.ports import Bus, Clock, Store
 from tapewatch.serve.alert_log import AlertLog, Outgoing, frame_of
-from tapewatch.serve.alert_tail import AlertTail
+from tapewatch.serve.alert_tail import Active, AlertTail
 from tapewatch.serve.api import API
 from tapewatch.serve.api.query import IDENTIFIER
-from tapewatch.serve.client import Client, Ending
+from tapewatch.serve.client import Client, Ending, News
 from tapewatch.serve.follow import pause
 from tapewatch.serve.resume import Missed, Resumes, parse_places
 from tapewatch.serve.server import ABORT, HEARTBEAT_S, MAX_FRAME_BYTES
@@ -48,6 +50,8 @@ PATIENCE_S = 5.0
 WELCOME_WAIT_S = 2.0
 """A gateway that starts reads the streams back first, so that its welcome can name the places."""
 RESUME_WAIT_S = 10.0
+PLACES_S = 20.0
+"""So often a client is told of places that only others' alerts have brought."""
 _CHUNK = 100
 _LOOK_AGAIN_S = 0.005
 
@@ -102,7 +106,9 @@ _PONG = frame_of("pong")
 
 
 class Gateway:
-    """`run` feeds it, `connect` is the endpoint. `toplists` are the ids that clients may subscribe to."""
+    """`run` feeds it, `connect` is the endpoint. `toplists` are the ids that clients may subscribe to; `active` says
+    whether there is such a user who is not disabled: alerts of others stay in history.
+    """
 
     def __init__(
         self,
@@ -117,6 +123,8 @@ class Gateway:
         patience_s: float = PATIENCE_S,
         send_timeout_s: float = SEND_TIMEOUT_S,
         close_grace_s: float = CLOSE_GRACE_S,
+        places_s: float = PLACES_S,
+        active: Active = lambda _owner: True,
     ) -> None:
         self._bus = bus
         self._clock = clock
@@ -126,6 +134,7 @@ class Gateway:
         self._patience_s = patience_s
         self._send_timeout_s = send_timeout_s
         self._close_grace_s = close_grace_s
+        self._places_s = places_s
         self._clients: set[Client] = set()
         self._alerts = alerts or AlertLog()
         self._newest: dict[str, str] = {}
@@ -137,8 +146,9 @@ class Gateway:
             alerts=self._alerts,
             deliver=self._deliver,
             lost=self._send_away,
+            active=active,
         )
-        self._resumes = Resumes(bus, self._alerts, store=store, partitions=partitions)
+        self._resumes = Resumes(bus, self._alerts, clock, store=store, partitions=partitions, active=active)
 
     @property
     def clients(self) -> int:
@@ -147,18 +157,31 @@ class Gateway:
     async def run(self) -> None:
         """Hand out alerts and toplists, from now on until the bus closes."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow_toplists(), name="gateway toplists")
-            tasks.create_task(self._tail.run(), name="gateway alerts")
+            telling = tasks.create_task(self._tell_places(), name="gateway places")
+            async with asyncio.TaskGroup() as following:
+                following.create_task(self._follow_toplists(), name="gateway toplists")
+                following.create_task(self._tail.run(), name="gateway alerts")
+            telling.cancel()
+
+    async def _tell_places(self) -> None:
+        while True:
+            await asyncio.sleep(self._places_s)
+            frame = frame_of("places", self._places())
+            for client in self._clients:
+                client.tell_places(frame)
 
     async def _deliver(self, alerts: Iterable[Outgoing]) -> None:
         """In pieces, so that clients take some while others are still being encoded."""
         waited_s: defaultdict[Client, float] = defaultdict(float)
         coming = iter(alerts)
         while piece := list(islice(coming, _CHUNK)):
+            news = News(
+                self._alerts.end, {new.owner for new in piece if not new.shared}, any(new.shared for new in piece)
+            )
             for new in piece:
                 self._alerts.append(new)
             for client in self._clients:
-                client.see_alerts()
+                client.see_alerts(news)
             await asyncio.sleep(0)
             await self._wait_for_room(waited_s)
 
@@ -349,7 +372,8 @@ class Gateway:
         try:
             async with asyncio.timeout(RESUME_WAIT_S):
                 await self._tail.begun.wait()
-                missed = await self._resumes.find(parse_places(where.places, self._partitions), where.last_id)
+                places = parse_places(where.places, self._partitions)
+                missed = await self._resumes.find(places, where.last_id, client.principal)
         except Invalid as error:
             client.complain(_error("bad_resume", str(error)))
             client.go_on_from_welcome()
@@ -362,7 +386,7 @@ class Gateway:
     def _go_on(self, missed: Missed, client: Client) -> None:
         """From here to the end nobody waits, so the log's end is still where `missed` ends."""
         WEBSOCKET_RESUMES_TOTAL.labels(recovered=str(missed.recovered).lower()).inc()
-        follow = len(missed.frames) if missed.recovered else self._alerts.end - client.began
+        follow = len(missed.frames) if missed.recovered else sum(map(client.sees, self._alerts.since(client.began)))
         answer: dict[str, Any] = {"recovered": missed.recovered, "alerts": follow, **self._places()}
         if not missed.recovered:
             answer |= {"why": missed.why, "see": f"{API}/alerts"}

@@ -10,12 +10,13 @@ missing.
 _PAGE = 1_000
 
 
-async def past_alerts(store: Store, *, since_ns: int, most: int) -> list[Alert] | None:
-    """All that fired at `since_ns` or later; None if they are more than `most`."""
+async def past_alerts(store: Store, *, since_ns: int, most: int, viewer: str | None = None) -> list[Alert] | None:
+    """All that fired at `since_ns` or later and that the viewer sees; None if they are more than `most`."""
     found: list[Alert] = []
     before: tuple[int, str] | None = None
     while True:
-        page = await store.alerts(AlertQuery(since_ns=since_ns, before=before, limit=min(_PAGE, most + 1)))
+        query = AlertQuery(since_ns=since_ns, before=before, limit=min(_PAGE, most + 1), viewer=viewer)
+        page = await store.alerts(query)
         found += page
         if len(found) > most:
             return None

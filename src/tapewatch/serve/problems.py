@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from tapewatch.errors import Forbidden, Invalid, NotFound, TapewatchError, Unavailable, VersionConflict
+from tapewatch.errors import Forbidden, Invalid, NotFound, QuotaReached, TapewatchError, Unavailable, VersionConflict
 
 PROBLEM_JSON = "application/problem+json"
 _LONGEST_TEXT = 300
@@ -24,6 +24,7 @@ _STATUS: dict[type[TapewatchError], int] = {
     Invalid: 422,
     NotFound: 404,
     VersionConflict: 409,
+    QuotaReached: 409,
     Forbidden: 403,
     Unavailable: 503,
 }

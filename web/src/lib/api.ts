@@ -59,8 +59,9 @@ export interface RuleDraft {
   severity: Severity;
   tags: string[];
   enabled: boolean;
+  shared?: boolean; // everybody sees it, and gets its alerts
 }
-export interface Rule extends RuleDraft { id: string; version: number; created_at: string; updated_at: string }
+export interface Rule extends RuleDraft { id: string; owner?: string; version: number; created_at: string; updated_at: string }
 export interface Template { id: string; name: string; description: string; tags: string[]; text: string; rule: Rule }
 export interface Cost { scan_us: number; max_scan_us: number; memory_bytes: number; remembering: number; comparisons: number }
 export interface Validity { valid: boolean; when: string; reads: string[]; cost: Cost; warnings: string[] }

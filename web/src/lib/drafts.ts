@@ -19,9 +19,10 @@ export const blankDraft = (): RuleDraft => ({
 });
 
 /** What of a rule its author writes, laid out to be read. */
-export function draftOf({ name, description, when, gate, rearm, fire, cooldown, severity, tags, enabled }: Rule): RuleDraft {
+export function draftOf({ name, description, when, gate, rearm, fire, cooldown, severity, tags, enabled, shared }: Rule): RuleDraft {
   return {
     name, description, when: laidOut(when), gate: laidOut(gate), rearm: laidOut(rearm), fire, cooldown, severity, tags: [...tags], enabled,
+    ...(shared && { shared }),
   };
 }
 

@@ -32,6 +32,9 @@ export class Places {
         if (this.#resuming) return 'drop';
         this.#pass(message);
         return 'show';
+      case 'places':
+        if (!this.#resuming) this.#places = { ...this.#places, ...message.data.places };
+        return 'show';
       case 'resumed':
         this.#resuming = false;
         this.#left = message.data.alerts;

@@ -8,6 +8,7 @@ export type ServerMessage =
   | { type: 'welcome'; data: { places?: Record<string, string> } }
   | { type: 'alert' | 'alert_note'; at?: string; data: Alert }
   | { type: 'resumed'; data: { recovered: boolean | 'history'; alerts: number; places: Record<string, string> } }
+  | { type: 'places'; data: { places: Record<string, string> } } // alerts of others have brought us here
   | { type: 'toplist_update'; data: ToplistData }
   | { type: 'pong' }
   | { type: 'error'; data: { code: string | number; message: string } };

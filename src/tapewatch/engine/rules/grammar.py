@@ -10,7 +10,7 @@ _NUMBER = r"(?:[0-9]+(?:_[0-9]+)*(?:\.(?:[0-9]+(?:_[0-9]+)*)?)?|\.[0-9]+(?:_[0-9
 
 _RESERVED = (
     "and|or|not|then|within|for|in|is|between|rule|watchlist|description|when|gate|rearm|fire|cooldown|severity|tags|"
-    "disabled"
+    "disabled|shared"
 )
 
 GRAMMAR = rf"""
@@ -21,7 +21,8 @@ file: item*
 ?item: watchlist | rule
 
 watchlist: watchlist_head "=" names | watchlist_head "=" "(" ")" -> empty_watchlist
-watchlist_head: WATCHLIST ID | WATCHLIST ID STRING
+watchlist_head: WATCHLIST ID | WATCHLIST ID STRING | WATCHLIST ID SHARED_WORD
+              | WATCHLIST ID STRING SHARED_WORD
 rule: rule_head | rule clause
 rule_head: RULE ID | RULE ID STRING
 clause: DESCRIPTION STRING -> description
@@ -33,6 +34,7 @@ clause: DESCRIPTION STRING -> description
       | SEVERITY ID -> severity
       | TAGS tags -> tagged
       | DISABLED -> disabled
+      | SHARED -> shared
 tags: ID | tags "," ID
 _fire: EDGE | LEVEL | _ONCE _PER SESSION_WORD | _ONCE _PER DAY | _ONCE _PER BAR DURATION
 
@@ -111,6 +113,8 @@ COOLDOWN.2: /cooldown\b/i
 SEVERITY.2: /severity\b/i
 TAGS.2: /tags\b/i
 DISABLED.2: /disabled\b/i
+SHARED.2: /shared\b/i
+SHARED_WORD.2: /shared\b/i
 EDGE.2: /edge\b/i
 LEVEL.2: /level\b/i
 _ONCE.2: /once\b/i

@@ -34,15 +34,16 @@ _WORDS = {
     "_WATCHLIST_WORD": ("watchlist",), "WATCHLIST": ("watchlist",), "RULE": ("rule",), "DESCRIPTION": ("description",),
     "WHEN": ("when",), "_WHEN_WORD": ("when",), "GATE": ("gate",), "REARM": ("rearm",), "FIRE": ("fire",),
     "COOLDOWN": ("cooldown",), "SEVERITY": ("severity",), "TAGS": ("tags",), "DISABLED": ("disabled",),
+    "SHARED": ("shared",), "SHARED_WORD": ("shared",),
     "EDGE": ("edge",), "LEVEL": ("level",), "_ONCE": ("once",), "_PER": ("per",), "SESSION_WORD": ("session",),
     "DAY": ("day",), "BAR": ("bar",),
 }  # fmt: skip
 _VALUE_WORDS = ("not", "abs", "min", "max", "symbol", "exchange", "type", "sector", "session", "time")
 _PLAIN_WORDS = (
     "_IS", "_IN", "_TIMES", "_WHEN_WORD", "_WATCHLIST_WORD", "EDGE", "LEVEL", "_ONCE", "_PER", "SESSION_WORD", "DAY",
-    "BAR",
+    "BAR", "SHARED_WORD",
 )  # fmt: skip
-_CLAUSES = ("DESCRIPTION", "WHEN", "GATE", "REARM", "FIRE", "COOLDOWN", "SEVERITY", "TAGS", "DISABLED")
+_CLAUSES = ("DESCRIPTION", "WHEN", "GATE", "REARM", "FIRE", "COOLDOWN", "SEVERITY", "TAGS", "DISABLED", "SHARED")
 
 
 def place_of(text: str, at: int) -> str:

@@ -384,11 +384,18 @@ class Build(Transformer[Token, Any]):
         return tokens
 
     def watchlist(self, children: list[Any]) -> WrittenWatchlist:
-        (keyword, name, *title), values = children[0], children[-1]
+        (keyword, name, *rest), values = children[0], children[-1]
+        title = [token for token in rest if token.type == "STRING"]
         identifier = _at(name, lambda: checked.identifier(str(name)))
         symbols = [_at(value, partial(_symbol, _unquoted(value))) for value in values]
         shown = _unquoted(title[0]) if title else identifier
-        return WrittenWatchlist(identifier, shown, tuple(dict.fromkeys(symbols)), line=cast("int", keyword.line))
+        return WrittenWatchlist(
+            identifier,
+            shown,
+            tuple(dict.fromkeys(symbols)),
+            line=cast("int", keyword.line),
+            shared=len(rest) > len(title),
+        )
 
     def empty_watchlist(self, children: list[Any]) -> WrittenWatchlist:
         return self.watchlist([children[0], []])
@@ -447,6 +454,8 @@ class Build(Transformer[Token, Any]):
     def disabled(self, tokens: list[Token]) -> tuple[Token, bool]:
         return tokens[0], True
 
+    shared = disabled
+
     def file(self, items: list[Any]) -> RuleFile:
         rules: dict[str, WrittenRule] = {}
         watchlists: dict[str, WrittenWatchlist] = {}
@@ -480,6 +489,7 @@ def _finished(draft: _Draft) -> WrittenRule:
         cooldown_ns=given.get("cooldown", 0),
         severity=given.get("severity", "info"),
         tags=given.get("tags", ()),
+        shared="shared" in given,
     )
     return WrittenRule(
         spec,

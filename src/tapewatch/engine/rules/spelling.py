@@ -61,6 +61,7 @@ class WrittenWatchlist:
     name: str
     symbols: tuple[str, ...]
     line: int = 0
+    shared: bool = False
 
 
 def format_condition(condition: Condition) -> str:
@@ -93,13 +94,16 @@ def format_rule(rule: WrittenRule) -> str:
         lines.append(f"tags {', '.join(spec.tags)}")
     if not rule.enabled:
         lines.append("disabled")
+    if spec.shared:
+        lines.append("shared")
     return "\n  ".join(lines) + "\n"
 
 
 def format_watchlist(watchlist: WrittenWatchlist) -> str:
     """On one line, with its line end."""
     name = f" {_quoted(watchlist.name)}" if watchlist.name != watchlist.id else ""
-    return f"watchlist {watchlist.id}{name} = {_listed(watchlist.symbols) if watchlist.symbols else '()'}\n"
+    shared = " shared" if watchlist.shared else ""
+    return f"watchlist {watchlist.id}{name}{shared} = {_listed(watchlist.symbols) if watchlist.symbols else '()'}\n"
 
 
 def format_fire(fire: Fire) -> str:

@@ -288,6 +288,9 @@ class RuleSpec:
     cooldown_ns: int = 0
     severity: Severity = "info"
     tags: tuple[str, ...] = ()
+    owner: str = "local"
+    """A user's id, which its matches carry: the engine asks all rules alike."""
+    shared: bool = False
 
     @property
     def conditions(self) -> tuple[Condition, ...]:

@@ -1,21 +1,27 @@
-"""Alert history, newest first, page by page from a cursor: a page costs the same however far back it lies."""
+"""Alert history, newest first, page by page from a cursor: a page costs the same however far back it lies.
+
+People see the alerts of their own rules, and those of rules that were shared when they fired.
+"""
 
 import base64
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi import Query as FromQuery
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
+from tapewatch.accounts.roles import Principal
 from tapewatch.documents import DAY_S, Alert
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.errors import Invalid, NotFound
 from tapewatch.ports import AlertQuery
+from tapewatch.serve.access import who
 from tapewatch.serve.api import API
+from tapewatch.serve.api.ownership import viewer_of
 from tapewatch.serve.api.query import IDENTIFIER, NO_QUERY, SYMBOL, AnyId, Limit, Query
 from tapewatch.serve.problems import PROBLEMS, json_response
 from tapewatch.serve.services import Services
@@ -43,6 +49,17 @@ class AlertsQuery(Query):
     ) = None
 
 
+class LatencyBody(BaseModel):
+    """When an alert passed which place, by the wall clock; null where nobody looked at one, such as in a replay."""
+
+    received: str | None
+    """The trades that led to it came in."""
+    scanned: str | None
+    """The scanner told it."""
+    filtered: str | None
+    """It was passed on to screens and history."""
+
+
 class AlertBody(BaseModel):
     alert_id: str
     rule_id: str
@@ -59,6 +76,11 @@ class AlertBody(BaseModel):
     """How old each value was when it fired, in seconds of event time."""
     severity: str
     tags: list[str]
+    owner: str
+    """The user whose rule fired."""
+    shared: bool
+    """The rule was shared when it fired."""
+    latency: LatencyBody
 
 
 class AlertPage(BaseModel):
@@ -70,7 +92,7 @@ def router(services: Services) -> APIRouter:
     routes = APIRouter(prefix=f"{API}/alerts", tags=["alerts"], responses=PROBLEMS)
 
     @routes.get("", response_model=AlertPage)
-    async def list_alerts(query: Annotated[AlertsQuery, FromQuery()]) -> Response:
+    async def list_alerts(request: Request, query: Annotated[AlertsQuery, FromQuery()]) -> Response:
         alerts = await services.store.alerts(
             AlertQuery(
                 symbol=query.symbol,
@@ -79,6 +101,7 @@ def router(services: Services) -> APIRouter:
                 until_ns=_instant_ns(query.until, "query.until"),
                 before=None if query.cursor is None else read_cursor(query.cursor),
                 limit=query.limit + 1,  # one more tells whether there is a next page
+                viewer=viewer_of(who(request)),
             )
         )
         page = alerts[: query.limit]
@@ -87,14 +110,21 @@ def router(services: Services) -> APIRouter:
         return json_response({"items": [alert.as_json() for alert in page], "next_cursor": next_cursor})
 
     @routes.get("/{alert_id}", response_model=AlertBody, dependencies=[NO_QUERY])
-    async def read_alert(alert_id: AnyId) -> Response:
-        return json_response((await stored_alert(services, alert_id)).as_json())
+    async def read_alert(request: Request, alert_id: AnyId) -> Response:
+        return json_response((await stored_alert(services, alert_id, who(request))).as_json())
 
     return routes
 
 
-async def stored_alert(services: Services, alert_id: str) -> Alert:
-    """The alert; one that a screen shows already may be on its way to the store for a moment."""
+async def stored_alert(services: Services, alert_id: str, principal: Principal) -> Alert:
+    """The alert if they see it; one that a screen shows already may be on its way to the store for a moment."""
+    alert = await _awaited(services, alert_id)
+    if not principal.sees(alert.owner, shared=alert.shared):
+        raise NotFound(f"there is no alert {alert_id}")
+    return alert
+
+
+async def _awaited(services: Services, alert_id: str) -> Alert:
     for _ in range(_LOOKS):
         try:
             return await services.store.alert(alert_id)

@@ -12,10 +12,12 @@ from starlette.exceptions import HTTPException
 from tapewatch.documents import ConditionForm, Rule
 from tapewatch.engine.rules.cost import MAX_COST_US, Cost
 from tapewatch.engine.rules.tree import watchlists
-from tapewatch.errors import NotFound, Unavailable
+from tapewatch.errors import Unavailable
 from tapewatch.ports import Store
+from tapewatch.serve.access import who
 from tapewatch.serve.api import API
 from tapewatch.serve.api.alerts import AlertBody
+from tapewatch.serve.api.ownership import sees_watchlist
 from tapewatch.serve.api.query import NO_QUERY
 from tapewatch.serve.api.rules import NewRule, affordable, rule_body, rule_of
 from tapewatch.serve.bodies import read_document
@@ -81,7 +83,7 @@ def router(services: Services) -> APIRouter:
     @routes.post("/validate", response_model=Validity, openapi_extra=rule_body(NewRule), dependencies=[NO_QUERY])
     async def validate_rule(request: Request) -> Response:
         draft = await read_document(request, NewRule)
-        rule = _rule(draft)
+        rule = _rule(draft, who(request).user_id)
         estimate = affordable(rule, draft)
         return json_response(
             {
@@ -104,7 +106,7 @@ def router(services: Services) -> APIRouter:
     )
     async def try_rule(request: Request) -> Response:
         draft = await read_document(request, NewRule)
-        rule = _rule(draft).model_copy(update={"enabled": True})
+        rule = _rule(draft, who(request).user_id).model_copy(update={"enabled": True})
         estimate = affordable(rule, draft)
         if services.dry_run is None:
             raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "this installation has no tape to try rules on")
@@ -134,8 +136,8 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def _rule(draft: NewRule) -> Rule:
-    return rule_of(draft, id=draft.id or "draft")
+def _rule(draft: NewRule, owner: str) -> Rule:
+    return rule_of(draft, id=draft.id or "draft", owner=owner)
 
 
 def _cost(estimate: Cost) -> dict[str, float]:
@@ -153,12 +155,8 @@ async def _warnings(store: Store, rule: Rule) -> list[str]:
     spec, found = rule.spec(), []
     if spec.fire.mode == "level" and not spec.cooldown_ns:
         found.append("it fires at every scan while it is true: give it a cooldown")
-    for name in watchlists(*spec.conditions):
-        try:
-            await store.watchlist(name)
-        except NotFound:
-            found.append(f"there is no watchlist {name}: it counts as empty")
-    return found
+    unknown = [name for name in watchlists(*spec.conditions) if not await sees_watchlist(store, rule.owner, name)]
+    return [*found, *(f"there is no watchlist {name}: it counts as empty" for name in unknown)]
 
 
 async def _while_connected(request: Request, work: Awaitable[DryRunReport]) -> DryRunReport:

@@ -2,14 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from tapewatch.engine.rules.explain import Verdict
 from tapewatch.explanations import operand_json
+from tapewatch.serve.access import who
 from tapewatch.serve.api import API
 from tapewatch.serve.api.alerts import AlertBody, stored_alert
+from tapewatch.serve.api.ownership import seen
 from tapewatch.serve.api.query import NO_QUERY, SYMBOL, AnyId, Limit, RuleId
 from tapewatch.serve.api.query import Query as Parameters
 from tapewatch.serve.problems import PROBLEMS, json_response
@@ -95,22 +97,22 @@ def router(services: Services) -> APIRouter:
     routes = APIRouter(prefix=API, tags=["explanations"], responses=PROBLEMS)
 
     @routes.get("/rules/{rule_id:rule_id}/explain", response_model=ExplanationBody)
-    async def explain_rule(rule_id: RuleId, query: Annotated[ExplainQuery, Query()]) -> Response:
+    async def explain_rule(request: Request, rule_id: RuleId, query: Annotated[ExplainQuery, Query()]) -> Response:
         """Each condition's truth at the last scan, with its operands' values, ages, and why they are unknown."""
-        await services.store.rule(rule_id)
+        seen(who(request), await services.store.rule(rule_id))
         return json_response(await services.explanations.explain(rule_id, query.symbol))
 
     @routes.get("/rules/{rule_id:rule_id}/near-misses", response_model=NearMissList)
-    async def list_near_misses(rule_id: RuleId, query: Annotated[NearQuery, Query()]) -> Response:
+    async def list_near_misses(request: Request, rule_id: RuleId, query: Annotated[NearQuery, Query()]) -> Response:
         """Symbols of which all conditions but one are true at the last scan, the nearest first."""
-        await services.store.rule(rule_id)
+        seen(who(request), await services.store.rule(rule_id))
         items = await services.explanations.near_misses(rule_id, limit=query.limit)
         return json_response({"items": items, "total": len(items)})
 
     @routes.get("/alerts/{alert_id}/explanation", response_model=AlertExplanation, dependencies=[NO_QUERY])
-    async def explain_alert(alert_id: AnyId) -> Response:
+    async def explain_alert(request: Request, alert_id: AnyId) -> Response:
         """Why an alert fired: the rule's text in the version that fired, and each operand as it was then."""
-        alert = await stored_alert(services, alert_id)
+        alert = await stored_alert(services, alert_id, who(request))
         rule = await services.store.rule(alert.rule_id, alert.rule_version)
         operands: list[dict[str, Any]] = [
             operand_json(name, value, alert.ages_s.get(name, float("nan"))) for name, value in alert.values.items()

@@ -1,5 +1,10 @@
-"""Rules: list, create, read, replace, delete, their versions, on and off. Every change is told on ``rules.updated``."""
+"""Rules: list, create, read, replace, delete, their versions, on and off. Every change is told on ``rules.updated``.
 
+People see their own rules and shared ones, and change their own. What the newest version says of sharing goes for all
+versions.
+"""
+
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -8,10 +13,13 @@ from fastapi.responses import Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
+from tapewatch.config import RULES_A_USER
 from tapewatch.documents import Document, Identifier, Rule, RuleDraft, Text, rfc3339
 from tapewatch.engine.rules.cost import Cost, cost
-from tapewatch.errors import Invalid
+from tapewatch.errors import Invalid, NotFound
+from tapewatch.serve.access import who
 from tapewatch.serve.api import API
+from tapewatch.serve.api.ownership import check_watchlists, own, seen
 from tapewatch.serve.api.query import IDENTIFIER, NO_QUERY, Page, RuleId, Version
 from tapewatch.serve.api.versions import (
     ABSENT,
@@ -97,13 +105,18 @@ def router(services: Services) -> APIRouter:
             await announce(bus, rule)
         return json_response(rule.model_dump(), headers=etag(rule))
 
+    async def own_rule(request: Request, rule_id: str) -> Rule:
+        return own(who(request), await store.rule(rule_id))
+
     @routes.get("", response_model=RuleList)
-    async def list_rules(query: Annotated[RulesQuery, FromQuery()]) -> Response:
+    async def list_rules(request: Request, query: Annotated[RulesQuery, FromQuery()]) -> Response:
+        principal = who(request)
         part = None if query.q is None else query.q.casefold()
         found = [
             rule
             for rule in (await store.rules()).rules
-            if (query.enabled is None or rule.enabled == query.enabled)
+            if principal.sees(rule.owner, shared=rule.shared)
+            and (query.enabled is None or rule.enabled == query.enabled)
             and (query.tag is None or query.tag in rule.tags)
             and (part is None or part in rule.name.casefold())
         ]
@@ -119,22 +132,24 @@ def router(services: Services) -> APIRouter:
         dependencies=[NO_QUERY],
     )
     async def create_rule(request: Request) -> Response:
+        user = who(request).user_id
         draft = await read_document(request, NewRule)
         now = rfc3339(clock.now_ns())
-        content = rule_of(draft, id=draft.id or "draft", created_at=now, updated_at=now)
+        content = rule_of(draft, id=draft.id or "draft", owner=user, created_at=now, updated_at=now)
         affordable(content, draft)
+        await check_watchlists(store, content, draft)
 
         def make() -> Rule:
             return content.model_copy(update={"id": draft.id or new_id(draft.name, kind="rule")})
 
-        stored = await created(draft.id, make, store.save_rule)
+        stored = await created(draft.id, make, partial(store.save_rule, actor=user, most=RULES_A_USER))
         await announce(bus, stored)
         location = str(request.url_for("read_rule", rule_id=stored.id).path)
         return json_response(stored.model_dump(), status=201, headers={"Location": location, **etag(stored)})
 
     @routes.get("/{rule_id:rule_id}", response_model=Rule, dependencies=[NO_QUERY])
-    async def read_rule(rule_id: RuleId) -> Response:
-        rule = await store.rule(rule_id)
+    async def read_rule(request: Request, rule_id: RuleId) -> Response:
+        rule = seen(who(request), await store.rule(rule_id))
         return json_response(rule.model_dump(), headers=etag(rule))
 
     @routes.put(
@@ -150,32 +165,43 @@ def router(services: Services) -> APIRouter:
         affordable(content, draft)
 
         async def make(known: Rule) -> Rule:
-            return next_version(known, content, created_at=known.created_at)
+            wanted = next_version(known, content, created_at=known.created_at, owner=known.owner)
+            await check_watchlists(store, wanted, draft)
+            return wanted
 
         rule, is_change = await changed(
-            request, read=lambda: store.rule(rule_id), make=make, save=store.save_rule, version=draft.version
+            request,
+            read=lambda: own_rule(request, rule_id),
+            make=make,
+            save=partial(store.save_rule, actor=who(request).user_id),
+            version=draft.version,
         )
         return await answer(rule, is_change=is_change)
 
     @routes.delete("/{rule_id:rule_id}", status_code=204, dependencies=[NO_QUERY], description=_ON_CONDITION)
     async def delete_rule(request: Request, rule_id: RuleId) -> Response:
-        known = await store.rule(rule_id)
+        known = await own_rule(request, rule_id)
         check_match(request, known)
-        await store.delete_rule(rule_id)
+        await store.delete_rule(rule_id, actor=who(request).user_id)
         await announce(bus, known)
         return Response(status_code=204)
 
     @routes.get("/{rule_id:rule_id}/versions", response_model=RuleList)
-    async def list_rule_versions(rule_id: RuleId, page: Annotated[Page, FromQuery()]) -> Response:
+    async def list_rule_versions(request: Request, rule_id: RuleId, page: Annotated[Page, FromQuery()]) -> Response:
         """Newest first; a deleted rule's too."""
         versions = await store.rule_versions(rule_id, limit=page.limit, offset=page.offset)
         newest = versions[:1] if versions and not page.offset else await store.rule_versions(rule_id, limit=1)
+        seen(who(request), newest[0])
         items = [rule.model_dump() for rule in versions]
         return json_response({"items": items, "total": newest[0].version})
 
     @routes.get("/{rule_id:rule_id}/versions/{version}", response_model=Rule, dependencies=[NO_QUERY])
-    async def read_rule_version(rule_id: RuleId, version: Version) -> Response:
-        return json_response((await store.rule(rule_id, version)).model_dump())
+    async def read_rule_version(request: Request, rule_id: RuleId, version: Version) -> Response:
+        wanted = await store.rule(rule_id, version)
+        (newest,) = await store.rule_versions(rule_id, limit=1)
+        if not who(request).sees(newest.owner, shared=newest.shared):
+            raise NotFound(f"there is no version {version} of a rule {rule_id}")
+        return json_response(wanted.model_dump())
 
     @routes.post(
         "/{rule_id:rule_id}/rollback",
@@ -190,9 +216,15 @@ def router(services: Services) -> APIRouter:
         async def make(known: Rule) -> Rule:
             old = await store.rule(rule_id, wanted.version)
             affordable(old)
+            await check_watchlists(store, old)
             return next_version(known, old)
 
-        rule, is_change = await changed(request, read=lambda: store.rule(rule_id), make=make, save=store.save_rule)
+        rule, is_change = await changed(
+            request,
+            read=lambda: own_rule(request, rule_id),
+            make=make,
+            save=partial(store.save_rule, actor=who(request).user_id),
+        )
         return await answer(rule, is_change=is_change)
 
     async def switch(request: Request, rule_id: str, *, enabled: bool) -> Response:
@@ -201,9 +233,15 @@ def router(services: Services) -> APIRouter:
                 return None
             if enabled:
                 affordable(known)
+                await check_watchlists(store, known)
             return next_version(known, known, enabled=enabled)
 
-        rule, is_change = await changed(request, read=lambda: store.rule(rule_id), make=make, save=store.save_rule)
+        rule, is_change = await changed(
+            request,
+            read=lambda: own_rule(request, rule_id),
+            make=make,
+            save=partial(store.save_rule, actor=who(request).user_id),
+        )
         return await answer(rule, is_change=is_change)
 
     switching: dict[str, Any] = {

@@ -1,11 +1,16 @@
-"""How the running day's alerts of each rule have fared: what the scoreboard role keeps in hot state, as it is."""
+"""How the running day's alerts of each rule have fared: what the scoreboard role keeps in hot state, as it is, or as
+much of it as somebody sees.
+"""
 
 from typing import Any
 
-from fastapi import APIRouter
+import msgspec
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from tapewatch.accounts.roles import Principal
+from tapewatch.serve.access import who
 from tapewatch.serve.api import API
 from tapewatch.serve.api.query import NO_QUERY
 from tapewatch.serve.problems import PROBLEMS, json_response
@@ -32,8 +37,20 @@ def router(services: Services) -> APIRouter:
     routes = APIRouter(prefix=f"{API}/scoreboard", tags=["alerts"], responses=PROBLEMS)
 
     @routes.get("", response_model=Scoreboard, dependencies=[NO_QUERY])
-    async def read_scoreboard() -> Response:
+    async def read_scoreboard(request: Request) -> Response:
+        principal = who(request)
         (shown,) = await services.hot.get([KEY])
-        return json_response(_EMPTY) if shown is None else Response(shown, media_type="application/json")
+        if shown is None:
+            return json_response(_EMPTY)
+        if principal.role == "admin":
+            return Response(shown, media_type="application/json")
+        return json_response(_as_seen(msgspec.json.decode(shown), principal))
 
     return routes
+
+
+def _as_seen(board: dict[str, Any], principal: Principal) -> dict[str, Any]:
+    """Their own and shared rules, and sums of these."""
+    rules = [rule for rule in board["rules"] if principal.sees(rule["owner"], shared=rule["shared"])]
+    sums = {name: sum(rule[name] for rule in rules) for name in ("alerts", "unfollowed")}
+    return {**board, **sums, "rules": rules}

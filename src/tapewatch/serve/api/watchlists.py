@@ -1,5 +1,10 @@
-"""Watchlists: list, create, read, replace, delete. Rules name them by id; a change reaches those rules by itself."""
+"""Watchlists: list, create, read, replace, delete. Rules name them by id; a change reaches those rules by itself.
 
+People see their own lists and shared ones, and change their own. Once a list is not shared any more, the rules of
+others that name it are not asked.
+"""
+
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -7,8 +12,11 @@ from fastapi import Query as FromQuery
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from tapewatch.config import WATCHLISTS_A_USER
 from tapewatch.documents import Identifier, Watchlist, WatchlistDraft, rfc3339
+from tapewatch.serve.access import who
 from tapewatch.serve.api import API
+from tapewatch.serve.api.ownership import own, seen
 from tapewatch.serve.api.query import NO_QUERY, AnyId, Page
 from tapewatch.serve.api.versions import (
     ABSENT,
@@ -51,8 +59,9 @@ def router(services: Services) -> APIRouter:
     routes = APIRouter(prefix=f"{API}/watchlists", tags=["watchlists"], responses=PROBLEMS)
 
     @routes.get("", response_model=WatchlistList)
-    async def list_watchlists(page: Annotated[Page, FromQuery()]) -> Response:
-        watchlists = await store.watchlists()
+    async def list_watchlists(request: Request, page: Annotated[Page, FromQuery()]) -> Response:
+        principal = who(request)
+        watchlists = [item for item in await store.watchlists() if principal.sees(item.owner, shared=item.shared)]
         items = watchlists[page.offset : page.offset + page.limit]
         return json_response({"items": [item.model_dump() for item in items], "total": len(watchlists)})
 
@@ -65,21 +74,23 @@ def router(services: Services) -> APIRouter:
         dependencies=[NO_QUERY],
     )
     async def create_watchlist(request: Request) -> Response:
+        user = who(request).user_id
         draft = await read_document(request, NewWatchlist, most_bytes=MAX_WATCHLIST_BYTES)
         now = rfc3339(clock.now_ns())
 
         def make() -> Watchlist:
             chosen = draft.id or new_id(draft.name, kind="watchlist")
-            return _watchlist(draft, id=chosen, created_at=now, updated_at=now)
+            return _watchlist(draft, id=chosen, owner=user, created_at=now, updated_at=now)
 
-        stored = await created(draft.id, make, store.save_watchlist)
+        save = partial(store.save_watchlist, actor=user, most=WATCHLISTS_A_USER)
+        stored = await created(draft.id, make, save)
         await announce(bus, stored)
         location = str(request.url_for("read_watchlist", watchlist_id=stored.id).path)
         return json_response(stored.model_dump(), status=201, headers={"Location": location, **etag(stored)})
 
     @routes.get("/{watchlist_id}", response_model=Watchlist, dependencies=[NO_QUERY])
-    async def read_watchlist(watchlist_id: AnyId) -> Response:
-        watchlist = await store.watchlist(watchlist_id)
+    async def read_watchlist(request: Request, watchlist_id: AnyId) -> Response:
+        watchlist = seen(who(request), await store.watchlist(watchlist_id))
         return json_response(watchlist.model_dump(), headers=etag(watchlist))
 
     @routes.put(
@@ -90,12 +101,17 @@ def router(services: Services) -> APIRouter:
         description="Without `version` and `If-Match`, the last writer wins. `If-Match` takes the ETag of a read.",
     )
     async def replace_watchlist(request: Request, watchlist_id: AnyId) -> Response:
+        principal = who(request)
         draft = await read_document(request, WatchlistChange, most_bytes=MAX_WATCHLIST_BYTES)
+
+        async def read() -> Watchlist:
+            return own(principal, await store.watchlist(watchlist_id))
 
         async def make(known: Watchlist) -> Watchlist:
             return _watchlist(
                 draft,
                 id=watchlist_id,
+                owner=known.owner,
                 version=known.version + 1,
                 created_at=known.created_at,
                 updated_at=rfc3339(clock.now_ns()),
@@ -103,9 +119,9 @@ def router(services: Services) -> APIRouter:
 
         stored, _ = await changed(
             request,
-            read=lambda: store.watchlist(watchlist_id),
+            read=read,
             make=make,
-            save=store.save_watchlist,
+            save=partial(store.save_watchlist, actor=principal.user_id),
             version=draft.version,
         )
         await announce(bus, stored)
@@ -118,9 +134,9 @@ def router(services: Services) -> APIRouter:
         description="409 while enabled rules name it. `If-Match` takes the ETag of a read.",
     )
     async def delete_watchlist(request: Request, watchlist_id: AnyId) -> Response:
-        known = await store.watchlist(watchlist_id)
+        known = own(who(request), await store.watchlist(watchlist_id))
         check_match(request, known)
-        await store.delete_watchlist(watchlist_id)
+        await store.delete_watchlist(watchlist_id, actor=who(request).user_id)
         await announce(bus, known)
         return Response(status_code=204)
 
@@ -128,4 +144,4 @@ def router(services: Services) -> APIRouter:
 
 
 def _watchlist(draft: WatchlistDraft, **fields: Any) -> Watchlist:
-    return Watchlist(name=draft.name, symbols=draft.symbols, **fields)
+    return Watchlist(name=draft.name, symbols=draft.symbols, shared=draft.shared, **fields)
