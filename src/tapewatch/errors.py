@@ -5,6 +5,7 @@
     ├── Invalid           mend the input; says where and why (HTTP 422)
     ├── NotFound          ask for something else (404)
     ├── VersionConflict   read again, then write (409)
+    ├── Unauthorized      say who you are, by signing in or with a token (401)
     ├── Forbidden         ask somebody who may (403)
     ├── Unavailable       wait and try again, bounded and jittered (503)
     ├── FeedLost          reconnect
@@ -47,6 +48,13 @@ class NotFound(TapewatchError):
 
 class VersionConflict(TapewatchError):
     """Somebody else wrote in between."""
+
+
+class Unauthorized(TapewatchError):
+    """The caller must say who they are. Why a token was refused is not told."""
+
+    def __init__(self, problem: str = "sign in, or send a token that is good") -> None:
+        super().__init__(problem)
 
 
 class Forbidden(TapewatchError):

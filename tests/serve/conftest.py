@@ -30,6 +30,7 @@ from tapewatch.engine.toplists import SYSTEM_TOPLISTS
 from tapewatch.nyse import day_of, trading_days
 from tapewatch.ports import Ranked
 from tapewatch.roles.explain import ExplainRole
+from tapewatch.serve.access import Accounts
 from tapewatch.serve.app import create_app
 from tapewatch.serve.board_view import BoardView
 from tapewatch.serve.explanations import Explanations
@@ -118,6 +119,7 @@ def services(
 ) -> Services:
     return Services(
         store=store,
+        accounts=Accounts(store, clock, bus=bus),
         hot=hot,
         bus=bus,
         clock=clock,

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from tapewatch.accounts.tokens import Keys
 from tapewatch.adapters.journal import FileJournal
 from tapewatch.adapters.redis import RedisBus
 from tapewatch.adapters.redis_hot_state import RedisHotState
@@ -22,7 +23,7 @@ from tapewatch.app.program import Server, leave_no_ruin, listen, quieten, stoppi
 from tapewatch.app.readers import Reader, Readers
 from tapewatch.app.status import ProcessStatus
 from tapewatch.clock import SystemClock
-from tapewatch.config import LIVE_FEEDS, PARTITIONED, SINGLE, RunConfig
+from tapewatch.config import LIVE_FEEDS, LOOPBACK, PARTITIONED, SINGLE, RunConfig
 from tapewatch.dry_runs import DryRuns
 from tapewatch.engine.scanner import Scanner
 from tapewatch.engine.toplists import SYSTEM_TOPLISTS
@@ -39,6 +40,7 @@ from tapewatch.roles.reference import ReferenceRole
 from tapewatch.roles.scanner import ScannerRole
 from tapewatch.roles.scoreboard import ScoreboardRole
 from tapewatch.roles.toplists import ToplistsRole
+from tapewatch.serve.access import Accounts
 from tapewatch.serve.app import create_app, create_small_app
 from tapewatch.serve.board_view import BoardView
 from tapewatch.serve.explanations import Explanations
@@ -61,7 +63,6 @@ _WRITTEN = {
 _AWAITED = frozenset({"ingest", "scanner", "alerts", "gateway", "api"})
 """Roles that stand between a trade and an alert on a screen."""
 _NICE = 5
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 
 log = structlog.get_logger("tapewatch")
 T = TypeVar("T")
@@ -128,6 +129,7 @@ class Distributed:
         clock: Clock,
         feed: Feed | None = None,
         journal: Journal | None = None,
+        keys: Keys | None = None,
     ) -> None:
         """`feed` and `journal` in place of those that the configuration names, for tests."""
         self.bus = bus
@@ -168,6 +170,7 @@ class Distributed:
         self.gateway = (
             Gateway(bus, clock, toplists=SYSTEM_TOPLISTS, partitions=config.partitions, store=store) if serves else None
         )
+        self.accounts = Accounts(store, clock, bus=bus, keys=keys, loopback=config.is_loopback)
         self.status = ProcessStatus(self, config, hot=hot, clock=clock)
 
     @property
@@ -215,6 +218,7 @@ class Distributed:
         yield self._report()
         if self.gateway is not None:
             yield self.gateway.run()
+            yield self.accounts.follow()
         if "api" in self.ownerships:
             yield self.board.follow(self.bus, self._config.partitions)
             yield self.status.follow()
@@ -307,9 +311,11 @@ class Distributed:
 
     def _servers(self) -> list[tuple[Server, socket.socket]]:
         config, apps = self._config, []
+        hosts = LOOPBACK if config.is_loopback else frozenset()
         if "api" in self.ownerships and self.gateway is not None:
             services = Services(
                 store=self._store,
+                accounts=self.accounts,
                 hot=self._hot,
                 bus=self.bus,
                 clock=self._clock,
@@ -325,13 +331,13 @@ class Distributed:
                     profile=config.profile,
                     scan_interval_ns=config.scan_interval_ns,
                 ),
-                hosts=_LOOPBACK,
+                hosts=hosts,
             )
             apps.append((create_app(services), config.port))
         elif self.gateway is not None:
-            apps.append((create_small_app(self.status.ready, gateway=self.gateway, hosts=_LOOPBACK), config.port))
+            apps.append((create_small_app(self.status.ready, gateway=self.gateway, hosts=hosts), config.port))
         if config.probe_port is not None:
-            apps.append((create_small_app(self.status.ready, hosts=_LOOPBACK), config.probe_port))
+            apps.append((create_small_app(self.status.ready, hosts=hosts), config.probe_port))
         return [
             (
                 Server(server_config(app, host=config.host, port=port, timeout_graceful_shutdown=_SERVER_STOP_S)),

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from tapewatch import __version__
 from tapewatch.errors import TapewatchError
+from tapewatch.serve.access import checked
 from tapewatch.serve.api import (
     API,
     alerts,
@@ -56,6 +57,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_exception_handler(TapewatchError, answer_tapewatch_error)
     app.add_exception_handler(RequestValidationError, answer_validation_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
+    let_in = Depends(checked(services.accounts))
     for router in (
         drafts.router(services),
         templates.router(),
@@ -71,7 +73,7 @@ def create_app(services: Services) -> FastAPI:
         system.status_router(services),
         system.probes_router(services.ready, prefix=API),
     ):
-        app.include_router(router, dependencies=[NO_DOUBLES])
+        app.include_router(router, dependencies=[let_in, NO_DOUBLES])
     app.include_router(system.probes_router(services.ready), include_in_schema=False)
     app.include_router(system.prometheus_router())
     app.add_api_websocket_route("/ws", services.gateway.connect)
