@@ -59,6 +59,8 @@ class UpConfig:
     tapes: tuple[Path, ...] = ()
     host: str = "127.0.0.1"
     port: int = 8000
+    secret_file: Path | None = None
+    """What signs access tokens; None: TAPEWATCH_SECRET, and with `up` a file in the data folder."""
     data_dir: Path = field(default_factory=default_data_dir)
     rules: Path | None = None
     feed_url: str | None = None

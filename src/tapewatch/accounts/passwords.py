@@ -40,7 +40,7 @@ class Passwords:
 
     async def hashed(self, password: str) -> str:
         """Of a password that `check_password` has passed."""
-        return await self._in_turn(password, None)
+        return await self._in_turn(unicodedata.normalize("NFC", password), None)
 
     async def is_password(self, password: str, stored: str | None) -> bool:
         """None: there is nobody of that name, which takes as long to find out."""

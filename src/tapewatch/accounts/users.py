@@ -30,9 +30,10 @@ def _zone(value: str) -> str:
     return value
 
 
+_PLAIN = Field(json_schema_extra={"format": "plain-text"})
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Preference = (
-    bool | Annotated[int, Field(ge=-(2**53), le=2**53)] | Finite | Annotated[Text, Field(max_length=500)] | None
+    bool | Annotated[int, Field(ge=-(2**53), le=2**53)] | Finite | Annotated[Text, _PLAIN, Field(max_length=500)] | None
 )
 Preferences = Annotated[
     dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,64}$")], Preference], Field(max_length=100)
@@ -43,7 +44,7 @@ Zone = Annotated[str, Field(max_length=64, json_schema_extra={"format": "time-zo
 class Profile(Document):
     """What users say of themselves. Nothing in it decides what they may."""
 
-    display_name: Annotated[Text, Field(max_length=100)] = ""
+    display_name: Annotated[Text, _PLAIN, Field(max_length=100)] = ""
     time_zone: Zone = "America/New_York"
     preferences: Preferences = Field(default={})
     """Such as the page's theme; the product does not read them."""

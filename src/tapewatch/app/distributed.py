@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 
 import structlog
 
+from tapewatch.accounts.secret import load_keys
 from tapewatch.accounts.tokens import Keys
 from tapewatch.adapters.journal import FileJournal
 from tapewatch.adapters.redis import RedisBus
 from tapewatch.adapters.redis_hot_state import RedisHotState
-from tapewatch.app.opening import feed_of, fill, open_store_at, reference_of
+from tapewatch.app.opening import check_host, feed_of, fill, open_store_at, reference_of
 from tapewatch.app.program import Server, leave_no_ruin, listen, quieten, stopping_signals, tune_process, url_of
 from tapewatch.app.readers import Reader, Readers
 from tapewatch.app.status import ProcessStatus
@@ -78,7 +79,8 @@ async def run_roles(config: RunConfig, *, on_ready: Callable[[str], None]) -> No
         store = await _at_start(lambda: open_store_at(config.store, replica=config.replica))
         try:
             await _at_start(partial(check_installation, config, bus, hot, store))
-            process = Distributed(config, bus=bus, hot=hot, store=store, clock=clock)
+            keys = await _at_start(partial(_keys_of, config, store, clock))
+            process = Distributed(config, bus=bus, hot=hot, store=store, clock=clock, keys=keys)
             tune_process(thrifty=False)
             if not _AWAITED & set(config.roles):
                 os.nice(_NICE)  # where cores are short, alerts come first
@@ -102,6 +104,20 @@ async def _at_start(attempt: Callable[[], Awaitable[T]]) -> T:
                     await asyncio.sleep(0.5)
     except TimeoutError:
         raise ConfigError(f"{said} (asked for {START_S:.0f} seconds)") from None
+
+
+async def _keys_of(config: RunConfig, store: Store, clock: Clock) -> Keys | None:
+    """What signs and verifies access tokens; None where nobody signs in."""
+    has_accounts = await check_host(config, store, clock, where="--store URL")
+    if not {"api", "gateway"} & set(config.roles):
+        return None
+    keys = load_keys(config.secret_file)
+    if keys is None and has_accounts:
+        raise ConfigError(
+            "TAPEWATCH_SECRET (or --secret-file) is missing: there are accounts, and each api and gateway needs the "
+            "same secret; make one with: openssl rand -hex 32"
+        )
+    return keys
 
 
 async def check_installation(config: RunConfig, bus: Bus, hot: HotState, store: Store) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from tapewatch.accounts.secret import kept_keys, load_keys
 from tapewatch.accounts.tokens import Keys
 from tapewatch.adapters.memory import MemoryBus, MemoryHotState
-from tapewatch.app.opening import feed_of, fill, open_store, reference_of
+from tapewatch.app.opening import check_host, feed_of, fill, open_store, reference_of
 from tapewatch.app.program import Server, listen, quieten, stopping_signals, tune_process, url_of
 from tapewatch.app.readers import Reader, Readers
 from tapewatch.app.status import EmbeddedStatus
@@ -61,10 +62,17 @@ async def run_up(config: UpConfig, *, on_ready: Callable[[str], None]) -> None:
     with stopping_signals() as stop, listen(config.host, config.port) as listener:
         store = await open_store(config.data_dir)
         try:
+            keys = load_keys(config.secret_file) or kept_keys(config.data_dir)
+            await check_host(config, store, clock, where=f"--data-dir {config.data_dir}")
             if config.rules is not None:
                 await _save_rules(store, config.rules, clock)
             embedded = Embedded(
-                config, store=store, feed=feed_of(config, clock), clock=clock, source=reference_of(config, clock)
+                config,
+                store=store,
+                feed=feed_of(config, clock),
+                clock=clock,
+                source=reference_of(config, clock),
+                keys=keys,
             )
             tune_process(thrifty=True)
             await embedded.run(listener, stop=stop, on_ready=on_ready)

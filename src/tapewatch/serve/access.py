@@ -203,6 +203,10 @@ class Accounts:
             return False
         return session.session_id in self._sessions or session.session_id in self._tokens
 
+    def has_session(self, session_id: str) -> bool:
+        """A sign-in that has not ended, as far as the view knows."""
+        return session_id in self._sessions
+
     async def look(self) -> None:
         """Read the store if its number has changed. Who calls while that goes on shares the next reading."""
         self._asked += 1
