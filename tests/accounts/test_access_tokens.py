@@ -24,7 +24,7 @@ from tapewatch.accounts.tokens import (
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.errors import ConfigError, Unauthorized
 
-SECRET = "5f1c0e7a9b3d2846c1f0a7e9d8b35264"
+SECRET = "5f1c0e7a9b3d2846c1f0a7e9d8b35264"  # noqa: S105  # of tests
 OTHER = "0b7d42f5a9c81e63d5f0a2b4c6e8917d"
 NOW_S = 1_800_000_000
 NOW_NS = NOW_S * SECOND_NS

@@ -11,10 +11,12 @@ from tapewatch.accounts.passwords import Passwords, check_password
 from tapewatch.errors import Invalid, Unavailable
 
 pytestmark = pytest.mark.anyio
-PASSWORD = "correct horse battery"
+PASSWORD = "correct horse battery"  # noqa: S105  # of tests
 
 
-@pytest.mark.parametrize("password", ["a" * 12, "ü" * 256, "twelve chars", "\N{SNOWMAN}" * 20, " leading and trailing "])
+@pytest.mark.parametrize(
+    "password", ["a" * 12, "ü" * 256, "twelve chars", "\N{SNOWMAN}" * 20, " leading and trailing "]
+)
 def test_password_of_any_letters_is_taken(password: str) -> None:
     assert check_password(password) == password
 

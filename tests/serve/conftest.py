@@ -39,7 +39,7 @@ from tapewatch.serve.gateway import Gateway
 from tapewatch.serve.server import server_config
 from tapewatch.serve.services import Services
 
-SECRET = "5f1c0e7a9b3d2846c1f0a7e9d8b35264"
+SECRET = "5f1c0e7a9b3d2846c1f0a7e9d8b35264"  # noqa: S105  # of tests
 NOON_NS = 1_380_000_000_000_000_000
 OPEN_NS = day_of("2025-03-03")[1]
 METRICS = ("price", "change_pct_day", "volume_day", "change_pct_5m")

@@ -32,8 +32,9 @@ def _zone(value: str) -> str:
 
 _PLAIN = Field(json_schema_extra={"format": "plain-text"})
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+_EXACT = Field(ge=-(2**53), le=2**53)
 Preference = (
-    bool | Annotated[int, Field(ge=-(2**53), le=2**53)] | Finite | Annotated[Text, _PLAIN, Field(max_length=500)] | None
+    bool | Annotated[int, _EXACT] | Annotated[Finite, _EXACT] | Annotated[Text, _PLAIN, Field(max_length=500)] | None
 )
 Preferences = Annotated[
     dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,64}$")], Preference], Field(max_length=100)
