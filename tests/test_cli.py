@@ -32,6 +32,10 @@ COMMANDS = [
     "backtest",
     "db",
     "db upgrade",
+    "user",
+    "user add",
+    "token",
+    "token create",
     "doctor",
     "bench",
 ]

@@ -305,7 +305,9 @@ class AccountStore(Protocol):
         ...
 
     async def add_token(self, token: ApiToken, *, actor: str = "local") -> ApiToken:
-        """`NotFound` for its user; `VersionConflict` beyond `MOST_TOKENS` of theirs."""
+        """`NotFound` for its user; `VersionConflict` beyond `MOST_TOKENS` of theirs. Of those that are no longer good
+        as many are kept, the newest.
+        """
         ...
 
     async def tokens(self, user_id: str | None = None) -> list[ApiToken]:

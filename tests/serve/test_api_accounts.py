@@ -18,8 +18,9 @@ from tapewatch.accounts.users import User
 from tapewatch.adapters.memory import MemoryBus
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.clock import SystemClock
-from tapewatch.errors import Unauthorized
+from tapewatch.errors import ConfigError, Unauthorized
 from tapewatch.ports import AuditQuery
+from tapewatch.rules_as_code import OnServer
 from tapewatch.serve.access import ACCESS, LOOK_S, Accounts
 from tapewatch.serve.app import create_app
 from tapewatch.serve.services import Services
@@ -503,6 +504,26 @@ async def test_user_that_does_not_hold_is_refused(
 ) -> None:
     admin = bearer((await sign_in("admin"))["access_token"])
     assert (await api.post(f"{API}/users", headers=admin, json=body)).status_code == 422
+
+
+async def test_commands_that_ask_a_server_send_the_token_of_the_environment(
+    api: httpx.AsyncClient, sign_in: SignIn, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = bearer((await sign_in("trader"))["access_token"])
+    token = (await api.post(f"{API}/user/tokens", headers=mine, json={"name": "x"})).json()["token"]
+    monkeypatch.setenv("TAPEWATCH_TOKEN", token)
+    server = OnServer(f"http://{address}")
+    assert (await server.found()).rules == {}
+    await server.close()
+    monkeypatch.delenv("TAPEWATCH_TOKEN")
+    stranger = OnServer(f"http://{address}")
+    with pytest.raises(Unauthorized, match="set TAPEWATCH_TOKEN"):
+        await stranger.found()
+    await stranger.close()
+    monkeypatch.setenv("TAPEWATCH_TOKEN", f"{token}\r\nX: y")
+    with pytest.raises(ConfigError, match="TAPEWATCH_TOKEN") as caught:
+        OnServer(f"http://{address}")
+    assert token not in str(caught.value)
 
 
 # -- the view of another process --------------------------------------------------------------------------------------

@@ -270,6 +270,7 @@ async def add_token(connection: AsyncConnection, token: ApiToken, change: Change
     )
     if (await connection.execute(live)).scalar_one() >= MOST_TOKENS:
         raise VersionConflict(f"a user has at most {MOST_TOKENS} tokens; revoke one first")
+    await _forget_dead_tokens(connection, token.user_id, change.at_ns)
     scopes = None if token.scopes is None else sorted(token.scopes)
     row = {column.name: getattr(token, column.name) for column in api_tokens.columns} | {"scopes": scopes}
     await connection.execute(sa.insert(api_tokens), row)
@@ -277,6 +278,16 @@ async def add_token(connection: AsyncConnection, token: ApiToken, change: Change
     await _write_audit(connection, "token", token.token_id, "create", change, after=after)
     await _raise_number(connection)
     return token
+
+
+async def _forget_dead_tokens(connection: AsyncConnection, user_id: str, now_ns: int) -> None:
+    """All but the newest of those that are no longer good: making and revoking without end fills nothing."""
+    dead = sa.select(api_tokens.c.token_id).where(
+        api_tokens.c.user_id == user_id, api_tokens.c.revoked.is_(True) | (api_tokens.c.expires_ns <= int64(now_ns))
+    )
+    old = dead.order_by(api_tokens.c.created_at_ns.desc(), api_tokens.c.token_id).offset(MOST_TOKENS).limit(MOST_TOKENS)
+    gone = list((await connection.execute(old)).scalars())
+    await connection.execute(sa.delete(api_tokens).where(api_tokens.c.token_id.in_(gone)))
 
 
 async def revoke_token(connection: AsyncConnection, token_id: str, user_id: str | None, change: Change) -> None:

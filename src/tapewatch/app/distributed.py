@@ -183,10 +183,10 @@ class Distributed:
             for role in dict.fromkeys(config.roles)
         }
         serves = bool({"api", "gateway"} & set(config.roles))
+        self.accounts = Accounts(store, clock, bus=bus, keys=keys, loopback=config.is_loopback)
         self.gateway = (
             Gateway(bus, clock, toplists=SYSTEM_TOPLISTS, partitions=config.partitions, store=store) if serves else None
         )
-        self.accounts = Accounts(store, clock, bus=bus, keys=keys, loopback=config.is_loopback)
         self.status = ProcessStatus(self, config, hot=hot, clock=clock)
 
     @property

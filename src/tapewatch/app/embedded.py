@@ -132,8 +132,8 @@ class Embedded:
         self._housekeeping = Housekeeping(store=store, clock=clock, tape_ns=lambda: self.ingest.watermark_ns)
         self.parities = [ParityRole(bus=bus, clock=clock, partition=p) for p in range(partitions)]
         self.toplists = ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=partitions)
-        self.gateway = Gateway(bus, clock, toplists=SYSTEM_TOPLISTS, partitions=partitions, store=store)
         self.accounts = Accounts(store, clock, bus=bus, keys=keys, loopback=config.is_loopback)
+        self.gateway = Gateway(bus, clock, toplists=SYSTEM_TOPLISTS, partitions=partitions, store=store)
         status = EmbeddedStatus(self, config, feed.name, clock)
         app = create_app(
             Services(

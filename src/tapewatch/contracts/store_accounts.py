@@ -336,6 +336,14 @@ class StoreSignIns:
         await store.revoke_token(make_token(0, user).token_id)
         await store.add_token(make_token(MOST_TOKENS, user))
 
+    async def test_of_tokens_that_are_no_longer_good_the_newest_are_kept(self, store: Store) -> None:
+        user = await store.add_user(make_user())
+        for number in range(MOST_TOKENS + 5):
+            await store.revoke_token((await store.add_token(make_token(number, user))).token_id)
+        await store.add_token(make_token(1_000, user))
+        kept = [make_token(number, user).token_id for number in (1_000, *range(MOST_TOKENS + 4, 4, -1))]
+        assert [token.token_id for token in await store.tokens()] == kept
+
     async def test_last_use_of_a_token_only_goes_forward(self, store: Store) -> None:
         user = await store.add_user(make_user())
         token = await store.add_token(make_token(1, user))

@@ -99,9 +99,8 @@ _LOCAL = Session(principal=LOCAL, expires_ns=NEVER_NS, session_id="local")
 
 
 def who(request: Request) -> Principal:
-    """Who sent a request that has been let in."""
-    principal: Principal = getattr(request.state, "principal", LOCAL)
-    return principal
+    """Who sent a request that has been let in. `Unauthorized` in an operation that is open to all."""
+    return session_of(request).principal
 
 
 class Accounts:
@@ -281,8 +280,8 @@ def checked(accounts: Accounts) -> Callable[[Request], Awaitable[None]]:
         session = await accounts.authenticate(bearer_of(request))
         if not session.principal.may(scope):
             raise Forbidden(f"this needs the scope {scope}")
-        request.state.principal = session.principal
         request.state.session = session
+        request.state.principal = session.principal
 
     return check
 
@@ -307,5 +306,7 @@ def bearer_of(request: Request) -> str:
 
 def session_of(request: Request) -> Session:
     """What the request was let in with."""
-    session: Session = getattr(request.state, "session", _LOCAL)
+    session: Session | None = getattr(request.state, "session", None)
+    if session is None:
+        raise Unauthorized
     return session
