@@ -65,12 +65,17 @@ def test_defaults_belong_together() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_loopback_addresses_are_allowed(host: str) -> None:
-    assert UpConfig(host=host).host == host
+    assert UpConfig(host=host).is_loopback
 
 
-@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "127.0.0.1.example.com", "192.168.1.5"])
-def test_other_addresses_are_refused(host: str) -> None:
-    with pytest.raises(ConfigError, match="is not a loopback address"):
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "127.0.0.1.example.com", "192.168.1.5"])
+def test_other_addresses_are_told_apart(host: str) -> None:
+    assert not UpConfig(host=host).is_loopback
+
+
+@pytest.mark.parametrize("host", ["", " ", "-", "http://127.0.0.1", "127.0.0.1\n", "a" * 300])
+def test_what_is_no_address_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match="--host"):
         UpConfig(host=host)
 
 

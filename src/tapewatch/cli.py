@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn, cast
 import typer
 
 from tapewatch import __version__
-from tapewatch.commands import reference, rules
+from tapewatch.commands import accounts, reference, rules
 from tapewatch.commands.backtest import backtest
 from tapewatch.commands.terminal import DataDir, JsonFlag, errors, progress, read, run
 from tapewatch.commands.verify import verify
@@ -31,6 +31,8 @@ app.add_typer(rules.app, name="rules")
 app.command("backtest")(backtest)
 app.command("verify")(verify)
 app.add_typer(reference.app, name="reference")
+app.add_typer(accounts.users_app, name="user")
+app.add_typer(accounts.tokens_app, name="token")
 
 _LONGEST_LINE = 600
 # Typer keeps a copy of click to itself and exports the error of usage only through this child of it.
@@ -98,7 +100,13 @@ Reference = Annotated[
 ]
 Secrets = Annotated[Path | None, typer.Option(help="A file of keys (TOML), beside the environment.")]
 Tape = Annotated[list[Path] | None, typer.Option(help="A tape file for --feed replay; may be repeated.")]
-Host = Annotated[str, typer.Option(help="Loopback address to listen on.")]
+Host = Annotated[
+    str, typer.Option(envvar="TAPEWATCH_HOST", help="Address to listen on; beyond this machine only with accounts.")
+]
+SecretFile = Annotated[
+    Path | None,
+    typer.Option(envvar="TAPEWATCH_SECRET_FILE", help="What signs access tokens, beside TAPEWATCH_SECRET."),
+]
 KeptTrades = Annotated[int, typer.Option(help="Trades that can still be cancelled or corrected.")]
 Symbols = Annotated[int, typer.Option(help="Symbols of the synthetic market.")]
 TicksPerSecond = Annotated[float, typer.Option(help="Trades a second of the synthetic market.")]
@@ -120,6 +128,7 @@ def up(
     secrets: Secrets = None,
     tape: Tape = None,
     host: Host = "127.0.0.1",
+    secret_file: SecretFile = None,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
     data_dir: DataDir = None,
     rules_file: Annotated[
@@ -142,6 +151,7 @@ def up(
         feed=feed,
         tapes=tuple(tape or ()),
         host=host,
+        secret_file=secret_file,
         port=port,
         data_dir=data_dir or default_data_dir(),
         rules=rules_file,
@@ -235,6 +245,7 @@ def run_role(
     secrets: Secrets = None,
     tape: Tape = None,
     host: Host = "127.0.0.1",
+    secret_file: SecretFile = None,
     port: Annotated[
         int, typer.Option(envvar="TAPEWATCH_PORT", help="Port of gateway and api; 0 takes a free one.")
     ] = 8000,
@@ -272,6 +283,7 @@ def run_role(
         feed=feed,
         tapes=tuple(tape or ()),
         host=host,
+        secret_file=secret_file,
         port=port,
         data_dir=data_dir or default_data_dir(),
         feed_url=feed_url,

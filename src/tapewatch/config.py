@@ -19,6 +19,8 @@ PARTITIONED = ("bars", "indicators", "scanner", "alerts")
 SINGLE = ("ingest", "toplists")
 """Roles of which one member works, and the others stand by."""
 ROLES = ("ingest", *PARTITIONED, "toplists", "gateway", "api")
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
+_HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:\-]{0,252}")
 PARTITIONS = 16
 RULES_A_USER, WATCHLISTS_A_USER = 500, 200
 """That somebody may have at a time."""
@@ -59,6 +61,8 @@ class UpConfig:
     tapes: tuple[Path, ...] = ()
     host: str = "127.0.0.1"
     port: int = 8000
+    secret_file: Path | None = None
+    """What signs access tokens; None: TAPEWATCH_SECRET, and with `up` a file in the data folder."""
     data_dir: Path = field(default_factory=default_data_dir)
     rules: Path | None = None
     feed_url: str | None = None
@@ -110,14 +114,19 @@ class UpConfig:
             raise ConfigError("--tape goes with --feed replay")
         if not 0 <= self.port <= 65_535:
             raise ConfigError(f"--port: {self.port} is not a port (0 to 65535)")
-        if self.host not in {"127.0.0.1", "localhost", "::1"}:
-            raise ConfigError(f"--host: {self.host!r} is not a loopback address; accounts come first, open doors later")
+        if not _HOST.fullmatch(self.host):
+            raise ConfigError(f"--host: {self.host!r} is not an address to listen on, such as 127.0.0.1 or 0.0.0.0")
         if not 1 <= self.symbols <= 100_000:
             raise ConfigError(f"--symbols: {self.symbols} is not between 1 and 100000")
         if not 0 < self.ticks_per_s <= 500_000:
             raise ConfigError(f"--ticks-per-second: {self.ticks_per_s:g} is not between 0 and 500000")
         if not self.speed > 0:
             raise ConfigError(f"--speed: {self.speed:g} is not positive")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Only this machine reaches it; elsewhere accounts come first."""
+        return self.host in LOOPBACK
 
     @property
     def profile(self) -> str:

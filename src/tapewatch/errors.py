@@ -6,6 +6,7 @@
     ├── NotFound          ask for something else (404)
     ├── VersionConflict   read again, then write (409)
     ├── QuotaReached      delete something first, or ask who runs the installation for more (409)
+    ├── Unauthorized      say who you are, by signing in or with a token (401)
     ├── Forbidden         ask somebody who may (403)
     ├── Unavailable       wait and try again, bounded and jittered (503)
     ├── FeedLost          reconnect
@@ -52,6 +53,13 @@ class VersionConflict(TapewatchError):
 
 class QuotaReached(TapewatchError):
     """Somebody has as many of these as they may."""
+
+
+class Unauthorized(TapewatchError):
+    """The caller must say who they are. Why a token was refused is not told."""
+
+    def __init__(self, problem: str = "sign in, or send a token that is good") -> None:
+        super().__init__(problem)
 
 
 class Forbidden(TapewatchError):

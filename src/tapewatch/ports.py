@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+from tapewatch.accounts.roles import Role
+from tapewatch.accounts.users import ApiToken, Profile, SignIn, User
 from tapewatch.documents import Alert, Rule, Security, Split, Watchlist
 from tapewatch.engine.board import BoardRows
 from tapewatch.engine.columns import Bars, Batch, Facts, Gap
@@ -176,7 +178,7 @@ class Snapshot(NamedTuple):
     """Those that enabled rules name, by id."""
 
 
-AuditKind = Literal["rule", "watchlist"]
+AuditKind = Literal["rule", "watchlist", "user", "session", "token"]
 AuditAction = Literal["create", "change", "delete"]
 AUDIT_DAYS = 90
 BAR_DAYS = ALERT_DAYS = 365
@@ -224,7 +226,106 @@ class Saved(NamedTuple):
     """What it kept at `position`, if it keeps anything."""
 
 
-class Store(Protocol):
+class AccountsView(NamedTuple):
+    """What decides who is let in, as of one moment."""
+
+    number: int
+    """As `AccountStore.accounts_number`."""
+    users: list[User]
+    """By name."""
+    sessions: list[SignIn]
+    """Those that have not ended, were not ended, and whose user is not disabled."""
+    tokens: list[ApiToken]
+    """Those that were not revoked; some may have expired."""
+
+
+class AccountStore(Protocol):
+    """Users, their sign-ins and the tokens of their programs. Changes come one after the other, each with its line in
+    the audit log, in which no password, hash or token is ever named; `actor` is the user who changes it.
+
+    A user's epoch rises with each change of role, password or `disabled`.
+    """
+
+    async def accounts_number(self) -> int:
+        """Rises with every change that decides who is let in; cheap to ask."""
+        ...
+
+    async def accounts(self, now_ns: int) -> AccountsView: ...
+
+    async def user(self, user_id: str) -> User:
+        """`NotFound` if there is none."""
+        ...
+
+    async def user_named(self, name: str) -> User:
+        """Capitals do not matter; `NotFound` if there is none."""
+        ...
+
+    async def add_user(self, user: User, *, actor: str = "local") -> User:
+        """`VersionConflict` if somebody has the name or the id."""
+        ...
+
+    async def change_user(
+        self, user_id: str, *, role: Role | None = None, disabled: bool | None = None, actor: str = "local"
+    ) -> User:
+        """None: leave it. Who is disabled is signed out everywhere. `NotFound`; `VersionConflict` if no admin who is
+        not disabled would be left.
+        """
+        ...
+
+    async def delete_user(self, user_id: str, *, actor: str = "local") -> None:
+        """With sign-ins and tokens; what they own stays. Refused as in `change_user`."""
+        ...
+
+    async def set_password(
+        self, user_id: str, password_hash: str, *, keep_session: str | None = None, actor: str = "local"
+    ) -> User:
+        """All sign-ins end but `keep_session`. `NotFound`."""
+        ...
+
+    async def rehash_password(self, user_id: str, before: str, after: str) -> None:
+        """The same password, kept in another way: no change, and nothing if it is no longer `before`."""
+        ...
+
+    async def save_profile(self, user_id: str, profile: Profile, *, actor: str = "local") -> User:
+        """`NotFound`. Nobody's access changes, so the number stays."""
+        ...
+
+    async def begin_session(self, session: SignIn) -> None:
+        """The user signs in. Beyond `MOST_SESSIONS` of theirs, those end that were used longest ago. `NotFound` if
+        there is no such user, or they are disabled.
+        """
+        ...
+
+    async def renew_session(self, session_id: str, *, refresh_hash: str, next_hash: str, now_ns: int) -> SignIn:
+        """`next_hash` takes the place of `refresh_hash`. If that is not the newest one, somebody has a copy of it: the
+        session ends. `NotFound` then, and if it had ended.
+        """
+        ...
+
+    async def end_session(self, session_id: str, *, actor: str = "local") -> None:
+        """Nothing if it had ended."""
+        ...
+
+    async def add_token(self, token: ApiToken, *, actor: str = "local") -> ApiToken:
+        """`NotFound` for its user; `VersionConflict` beyond `MOST_TOKENS` of theirs. Of those that are no longer good
+        as many are kept, the newest.
+        """
+        ...
+
+    async def tokens(self, user_id: str | None = None) -> list[ApiToken]:
+        """Of a user, or all: also those that expired or were revoked, newest first."""
+        ...
+
+    async def revoke_token(self, token_id: str, *, user_id: str | None = None, actor: str = "local") -> None:
+        """`NotFound` unless there is one, of that user if one is named. Nothing if it was revoked before."""
+        ...
+
+    async def note_tokens_used(self, used: Mapping[str, int]) -> None:
+        """By token the latest time in ns; the number stays."""
+        ...
+
+
+class Store(AccountStore, Protocol):
     """What must survive. A write is durable when the call returns; effects and the reader's position go together.
 
     A reader such as ``bars:3`` has one owner at a time. Writes that name an `owner` are refused with `LeaseLost`,

@@ -4,6 +4,7 @@ An installation is a store on this machine or a server's REST; both are asked fo
 same when everything that its author writes is the same; versions and times are the installation's.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import unified_diff
@@ -15,7 +16,7 @@ import httpx
 
 from tapewatch.documents import Rule, RuleDraft, Watchlist, WatchlistDraft, load_rule_file, rfc3339
 from tapewatch.engine.rules.cost import cost
-from tapewatch.errors import ConfigError, Invalid, NotFound, TapewatchError, Unavailable, VersionConflict
+from tapewatch.errors import ConfigError, Invalid, NotFound, TapewatchError, Unauthorized, Unavailable, VersionConflict
 from tapewatch.ports import Clock, Store
 
 SUFFIXES = (".rules", ".json")
@@ -179,8 +180,16 @@ class InStore:
         await self._store.close()
 
 
+def _proof() -> dict[str, str]:
+    """The header that says who asks, of a server that has accounts."""
+    token = os.environ.get("TAPEWATCH_TOKEN", "")
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise ConfigError("TAPEWATCH_TOKEN does not look like a token: spaces, line ends or other letters are in it")
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
 class OnServer:
-    """A server's REST."""
+    """A server's REST; `TAPEWATCH_TOKEN` says who asks."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -189,7 +198,7 @@ class OnServer:
             base = httpx.URL()
         if base.scheme not in {"http", "https"} or not base.host:
             raise ConfigError(f"--url: {url!r} is not an address such as http://127.0.0.1:8000")
-        self._client = httpx.AsyncClient(base_url=base, timeout=_TIMEOUT_S, trust_env=False)
+        self._client = httpx.AsyncClient(base_url=base, timeout=_TIMEOUT_S, trust_env=False, headers=_proof())
 
     async def found(self) -> RuleBook:
         rules, watchlists = await self._all("rules", Rule), await self._all("watchlists", Watchlist)
@@ -262,6 +271,8 @@ def _refusal(answer: httpx.Response, path: str) -> TapewatchError:
         detail = str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):
         detail = f"HTTP {answer.status_code}"
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        return Unauthorized(f"{answer.url.host} has accounts: set TAPEWATCH_TOKEN to a token that is good")
     if answer.status_code == httpx.codes.NOT_FOUND:
         return NotFound(f"{path}: {detail}")
     if answer.status_code in {httpx.codes.CONFLICT, httpx.codes.PRECONDITION_FAILED}:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tapewatch.accounts.users import User
 from tapewatch.adapters.sql import SqlStore
 
 pytestmark = pytest.mark.anyio
@@ -93,3 +94,14 @@ class TestServers:
         await servers.postgres.administer("UPDATE alembic_version SET version_num = '9999'", database=database)
         said = await self.refused("bars", "--bus", servers.redis.url, "--store", store_url)
         assert "newer" in said
+
+    async def test_address_that_others_reach_without_an_account(self, servers: Any, store_url: str) -> None:
+        said = await self.refused("api", "--bus", servers.redis.url, "--store", store_url, "--host", "0.0.0.0")
+        assert "accounts come first: tapewatch user add NAME --role admin" in said
+
+    async def test_accounts_without_a_secret(self, servers: Any, store_url: str) -> None:
+        store = SqlStore(store_url)
+        await store.add_user(User(user_id="u", name="ann", role="admin", password_hash="x", created_at_ns=1))  # noqa: S106
+        await store.close()
+        said = await self.refused("gateway", "--bus", servers.redis.url, "--store", store_url)
+        assert "TAPEWATCH_SECRET (or --secret-file) is missing" in said

@@ -37,6 +37,7 @@ schemathesis.openapi.format("audit-cursor", AUDIT_CURSOR)
 schemathesis.openapi.format("rule-text", RULE_TEXT)
 schemathesis.openapi.format("sector-text", SECTOR_TEXT)
 schemathesis.openapi.format("rule-fire", RULE_FIRE)
+schemathesis.openapi.format("time-zone", st.sampled_from(["America/New_York", "UTC", "Europe/Berlin"]))
 
 _GIVEN = "#/components/schemas/Given"
 _PLAIN = {"$ref": f"{_GIVEN}Condition"}

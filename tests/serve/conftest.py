@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 
+from tapewatch.accounts.tokens import Keys
 from tapewatch.adapters.memory import MemoryBus, MemoryHotState
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.clock import SystemClock
@@ -30,6 +31,7 @@ from tapewatch.engine.toplists import SYSTEM_TOPLISTS
 from tapewatch.nyse import day_of, trading_days
 from tapewatch.ports import Ranked
 from tapewatch.roles.explain import ExplainRole
+from tapewatch.serve.access import Accounts
 from tapewatch.serve.app import create_app
 from tapewatch.serve.board_view import BoardView
 from tapewatch.serve.explanations import Explanations
@@ -37,6 +39,7 @@ from tapewatch.serve.gateway import Gateway
 from tapewatch.serve.server import server_config
 from tapewatch.serve.services import Services
 
+SECRET = "5f1c0e7a9b3d2846c1f0a7e9d8b35264"  # noqa: S105  # of tests
 NOON_NS = 1_380_000_000_000_000_000
 OPEN_NS = day_of("2025-03-03")[1]
 METRICS = ("price", "change_pct_day", "volume_day", "change_pct_5m")
@@ -118,6 +121,7 @@ def services(
 ) -> Services:
     return Services(
         store=store,
+        accounts=Accounts(store, clock, bus=bus, keys=Keys.parse(SECRET)),
         hot=hot,
         bus=bus,
         clock=clock,

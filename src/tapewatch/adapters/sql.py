@@ -10,7 +10,7 @@ knows is behind `Database`, in `sqlite.py` and `postgres.py`.
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import date
 from functools import partial, wraps
 from pathlib import Path
@@ -20,7 +20,9 @@ from sqlalchemy import exc
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tapewatch.adapters import sql_alerts, sql_bars, sql_readers, sql_reference, sql_rules
+from tapewatch.accounts.roles import Role
+from tapewatch.accounts.users import ApiToken, Profile, SignIn, User
+from tapewatch.adapters import sql_accounts, sql_alerts, sql_bars, sql_readers, sql_reference, sql_rules
 from tapewatch.adapters.sql_database import Database
 from tapewatch.adapters.sql_rules import RULES, WATCHLISTS, Change
 from tapewatch.adapters.sql_statements import page_size
@@ -34,6 +36,7 @@ from tapewatch.errors import ConfigError, NotFound, TapewatchError, Unavailable
 from tapewatch.ports import (
     ALERT_DAYS,
     BAR_DAYS,
+    AccountsView,
     AlertQuery,
     AuditEntry,
     AuditQuery,
@@ -290,6 +293,104 @@ class SqlStore:
     async def daily_days(self, *, start: date | None = None) -> list[date]:
         async with self._database.read() as connection:
             return await sql_reference.read_daily_days(connection, start)
+
+    @_whole
+    async def accounts_number(self) -> int:
+        async with self._database.read() as connection:
+            return await sql_accounts.read_number(connection)
+
+    @_whole
+    async def accounts(self, now_ns: int) -> AccountsView:
+        async with self._database.read() as connection:
+            return await sql_accounts.read_accounts(connection, now_ns)
+
+    @_whole
+    async def user(self, user_id: str) -> User:
+        async with self._database.read() as connection:
+            return await sql_accounts.read_user(connection, user_id)
+
+    @_whole
+    async def user_named(self, name: str) -> User:
+        async with self._database.read() as connection:
+            return await sql_accounts.read_user_named(connection, name)
+
+    @_whole
+    async def add_user(self, user: User, *, actor: str = "local") -> User:
+        async with self._database.write() as connection:
+            return await sql_accounts.add_user(connection, user, self._change(actor))
+
+    @_whole
+    async def change_user(
+        self, user_id: str, *, role: Role | None = None, disabled: bool | None = None, actor: str = "local"
+    ) -> User:
+        async with self._database.write() as connection:
+            return await sql_accounts.change_user(
+                connection, user_id, self._change(actor), role=role, disabled=disabled
+            )
+
+    @_whole
+    async def delete_user(self, user_id: str, *, actor: str = "local") -> None:
+        async with self._database.write() as connection:
+            await sql_accounts.delete_user(connection, user_id, self._change(actor))
+
+    @_whole
+    async def set_password(
+        self, user_id: str, password_hash: str, *, keep_session: str | None = None, actor: str = "local"
+    ) -> User:
+        async with self._database.write() as connection:
+            return await sql_accounts.set_password(
+                connection, user_id, password_hash, keep_session, self._change(actor)
+            )
+
+    @_whole
+    async def rehash_password(self, user_id: str, before: str, after: str) -> None:
+        async with self._database.write() as connection:
+            await sql_accounts.rehash_password(connection, user_id, before, after)
+
+    @_whole
+    async def save_profile(self, user_id: str, profile: Profile, *, actor: str = "local") -> User:
+        async with self._database.write() as connection:
+            return await sql_accounts.save_profile(connection, user_id, profile, self._change(actor))
+
+    @_whole
+    async def begin_session(self, session: SignIn) -> None:
+        async with self._database.write() as connection:
+            await sql_accounts.begin_session(connection, session, Change(session.user_id, session.created_at_ns))
+
+    @_whole
+    async def renew_session(self, session_id: str, *, refresh_hash: str, next_hash: str, now_ns: int) -> SignIn:
+        async with self._database.write() as connection:  # which commits the end of a session, too
+            renewed = await sql_accounts.renew_session(
+                connection, session_id, refresh_hash=refresh_hash, next_hash=next_hash, now_ns=now_ns
+            )
+        if renewed is None:
+            raise NotFound("this session has ended")
+        return renewed
+
+    @_whole
+    async def end_session(self, session_id: str, *, actor: str = "local") -> None:
+        async with self._database.write() as connection:
+            await sql_accounts.end_session(connection, session_id, self._change(actor))
+
+    @_whole
+    async def add_token(self, token: ApiToken, *, actor: str = "local") -> ApiToken:
+        async with self._database.write() as connection:
+            return await sql_accounts.add_token(connection, token, self._change(actor))
+
+    @_whole
+    async def tokens(self, user_id: str | None = None) -> list[ApiToken]:
+        async with self._database.read() as connection:
+            return await sql_accounts.read_tokens(connection, user_id)
+
+    @_whole
+    async def revoke_token(self, token_id: str, *, user_id: str | None = None, actor: str = "local") -> None:
+        async with self._database.write() as connection:
+            await sql_accounts.revoke_token(connection, token_id, user_id, self._change(actor))
+
+    @_whole
+    async def note_tokens_used(self, used: Mapping[str, int]) -> None:
+        async with self._database.write() as connection:
+            await sql_accounts.note_tokens_used(connection, used)
 
     async def close(self) -> None:
         """Refuse new calls, let the running ones end, and let go of the database."""

@@ -241,3 +241,59 @@ bars_1d = Table(
     PrimaryKeyConstraint("symbol", "day"),
     Index(None, "day"),
 )
+
+# `name_key` is the name without capitals.
+users = Table(
+    "users",
+    metadata,
+    Column("user_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("name_key", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("disabled", Boolean, nullable=False),
+    Column("password_hash", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("created_at_ns", BigInteger, nullable=False),
+    Column("profile", JSON, nullable=False),
+    PrimaryKeyConstraint("user_id"),
+    Index(None, "name_key", unique=True),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("session_id", Text, nullable=False),
+    Column("user_id", Text, ForeignKey(users.c.user_id), nullable=False),
+    Column("refresh_hash", Text, nullable=False),
+    Column("created_at_ns", BigInteger, nullable=False),
+    Column("expires_ns", BigInteger, nullable=False),
+    Column("used_at_ns", BigInteger, nullable=False),
+    PrimaryKeyConstraint("session_id"),
+    Index(None, "user_id", "used_at_ns"),
+    Index(None, "expires_ns"),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("token_id", Text, nullable=False),
+    Column("user_id", Text, ForeignKey(users.c.user_id), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("secret_hash", Text, nullable=False),
+    Column("scopes", JSON(none_as_null=True)),
+    Column("created_at_ns", BigInteger, nullable=False),
+    Column("expires_ns", BigInteger, nullable=False),
+    Column("used_at_ns", BigInteger),
+    Column("revoked", Boolean, nullable=False),
+    PrimaryKeyConstraint("token_id"),
+    Index(None, "user_id", "created_at_ns"),
+)
+
+# One row. Every change of who is let in raises it in the same transaction.
+accounts_number = Table(
+    "accounts_number",
+    metadata,
+    Column("id", Integer, nullable=False, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    PrimaryKeyConstraint("id"),
+)

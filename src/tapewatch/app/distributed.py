@@ -14,15 +14,17 @@ from typing import Any, TypeVar
 
 import structlog
 
+from tapewatch.accounts.secret import load_keys
+from tapewatch.accounts.tokens import Keys
 from tapewatch.adapters.journal import FileJournal
 from tapewatch.adapters.redis import RedisBus
 from tapewatch.adapters.redis_hot_state import RedisHotState
-from tapewatch.app.opening import feed_of, fill, open_store_at, reference_of
+from tapewatch.app.opening import check_host, feed_of, fill, open_store_at, reference_of
 from tapewatch.app.program import Server, leave_no_ruin, listen, quieten, stopping_signals, tune_process, url_of
 from tapewatch.app.readers import Reader, Readers
 from tapewatch.app.status import ProcessStatus
 from tapewatch.clock import SystemClock
-from tapewatch.config import LIVE_FEEDS, PARTITIONED, SINGLE, RunConfig
+from tapewatch.config import LIVE_FEEDS, LOOPBACK, PARTITIONED, SINGLE, RunConfig
 from tapewatch.dry_runs import DryRuns
 from tapewatch.engine.scanner import Scanner
 from tapewatch.engine.toplists import SYSTEM_TOPLISTS
@@ -39,6 +41,7 @@ from tapewatch.roles.reference import ReferenceRole
 from tapewatch.roles.scanner import ScannerRole
 from tapewatch.roles.scoreboard import ScoreboardRole
 from tapewatch.roles.toplists import ToplistsRole
+from tapewatch.serve.access import Accounts
 from tapewatch.serve.app import create_app, create_small_app
 from tapewatch.serve.board_view import BoardView
 from tapewatch.serve.explanations import Explanations
@@ -61,7 +64,6 @@ _WRITTEN = {
 _AWAITED = frozenset({"ingest", "scanner", "alerts", "gateway", "api"})
 """Roles that stand between a trade and an alert on a screen."""
 _NICE = 5
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 
 log = structlog.get_logger("tapewatch")
 T = TypeVar("T")
@@ -77,7 +79,8 @@ async def run_roles(config: RunConfig, *, on_ready: Callable[[str], None]) -> No
         store = await _at_start(lambda: open_store_at(config.store, replica=config.replica))
         try:
             await _at_start(partial(check_installation, config, bus, hot, store))
-            process = Distributed(config, bus=bus, hot=hot, store=store, clock=clock)
+            keys = await _at_start(partial(_keys_of, config, store, clock))
+            process = Distributed(config, bus=bus, hot=hot, store=store, clock=clock, keys=keys)
             tune_process(thrifty=False)
             if not _AWAITED & set(config.roles):
                 os.nice(_NICE)  # where cores are short, alerts come first
@@ -101,6 +104,20 @@ async def _at_start(attempt: Callable[[], Awaitable[T]]) -> T:
                     await asyncio.sleep(0.5)
     except TimeoutError:
         raise ConfigError(f"{said} (asked for {START_S:.0f} seconds)") from None
+
+
+async def _keys_of(config: RunConfig, store: Store, clock: Clock) -> Keys | None:
+    """What signs and verifies access tokens; None where nobody signs in."""
+    has_accounts = await check_host(config, store, clock, where="--store URL")
+    if not {"api", "gateway"} & set(config.roles):
+        return None
+    keys = load_keys(config.secret_file)
+    if keys is None and has_accounts:
+        raise ConfigError(
+            "TAPEWATCH_SECRET (or --secret-file) is missing: there are accounts, and each api and gateway needs the "
+            "same secret; make one with: openssl rand -hex 32"
+        )
+    return keys
 
 
 async def check_installation(config: RunConfig, bus: Bus, hot: HotState, store: Store) -> None:
@@ -128,6 +145,7 @@ class Distributed:
         clock: Clock,
         feed: Feed | None = None,
         journal: Journal | None = None,
+        keys: Keys | None = None,
     ) -> None:
         """`feed` and `journal` in place of those that the configuration names, for tests."""
         self.bus = bus
@@ -165,6 +183,7 @@ class Distributed:
             for role in dict.fromkeys(config.roles)
         }
         serves = bool({"api", "gateway"} & set(config.roles))
+        self.accounts = Accounts(store, clock, bus=bus, keys=keys, loopback=config.is_loopback)
         self.gateway = (
             Gateway(bus, clock, toplists=SYSTEM_TOPLISTS, partitions=config.partitions, store=store) if serves else None
         )
@@ -215,6 +234,7 @@ class Distributed:
         yield self._report()
         if self.gateway is not None:
             yield self.gateway.run()
+            yield self.accounts.follow()
         if "api" in self.ownerships:
             yield self.board.follow(self.bus, self._config.partitions)
             yield self.status.follow()
@@ -307,9 +327,11 @@ class Distributed:
 
     def _servers(self) -> list[tuple[Server, socket.socket]]:
         config, apps = self._config, []
+        hosts = LOOPBACK if config.is_loopback else frozenset()
         if "api" in self.ownerships and self.gateway is not None:
             services = Services(
                 store=self._store,
+                accounts=self.accounts,
                 hot=self._hot,
                 bus=self.bus,
                 clock=self._clock,
@@ -325,13 +347,13 @@ class Distributed:
                     profile=config.profile,
                     scan_interval_ns=config.scan_interval_ns,
                 ),
-                hosts=_LOOPBACK,
+                hosts=hosts,
             )
             apps.append((create_app(services), config.port))
         elif self.gateway is not None:
-            apps.append((create_small_app(self.status.ready, gateway=self.gateway, hosts=_LOOPBACK), config.port))
+            apps.append((create_small_app(self.status.ready, gateway=self.gateway, hosts=hosts), config.port))
         if config.probe_port is not None:
-            apps.append((create_small_app(self.status.ready, hosts=_LOOPBACK), config.probe_port))
+            apps.append((create_small_app(self.status.ready, hosts=hosts), config.probe_port))
         return [
             (
                 Server(server_config(app, host=config.host, port=port, timeout_graceful_shutdown=_SERVER_STOP_S)),

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from tapewatch.accounts.secret import kept_keys, load_keys
+from tapewatch.accounts.tokens import Keys
 from tapewatch.adapters.memory import MemoryBus, MemoryHotState
-from tapewatch.app.opening import feed_of, fill, open_store, reference_of
+from tapewatch.app.opening import check_host, feed_of, fill, open_store, reference_of
 from tapewatch.app.program import Server, listen, quieten, stopping_signals, tune_process, url_of
 from tapewatch.app.readers import Reader, Readers
 from tapewatch.app.status import EmbeddedStatus
 from tapewatch.clock import SystemClock
-from tapewatch.config import LIVE_FEEDS, UpConfig
+from tapewatch.config import LIVE_FEEDS, LOOPBACK, UpConfig
 from tapewatch.dry_runs import DryRuns
 from tapewatch.engine.scanner import Scanner
 from tapewatch.engine.toplists import SYSTEM_TOPLISTS
@@ -35,6 +37,7 @@ from tapewatch.roles.scanner import ScannerRole
 from tapewatch.roles.scoreboard import ScoreboardRole
 from tapewatch.roles.toplists import ToplistsRole
 from tapewatch.rules_as_code import InStore, changes, read_rule_book
+from tapewatch.serve.access import Accounts
 from tapewatch.serve.app import create_app
 from tapewatch.serve.board_view import BoardView
 from tapewatch.serve.explanations import Explanations
@@ -59,10 +62,17 @@ async def run_up(config: UpConfig, *, on_ready: Callable[[str], None]) -> None:
     with stopping_signals() as stop, listen(config.host, config.port) as listener:
         store = await open_store(config.data_dir)
         try:
+            keys = load_keys(config.secret_file) or kept_keys(config.data_dir)
+            await check_host(config, store, clock, where=f"--data-dir {config.data_dir}")
             if config.rules is not None:
                 await _save_rules(store, config.rules, clock)
             embedded = Embedded(
-                config, store=store, feed=feed_of(config, clock), clock=clock, source=reference_of(config, clock)
+                config,
+                store=store,
+                feed=feed_of(config, clock),
+                clock=clock,
+                source=reference_of(config, clock),
+                keys=keys,
             )
             tune_process(thrifty=True)
             await embedded.run(listener, stop=stop, on_ready=on_ready)
@@ -82,6 +92,7 @@ class Embedded:
         clock: Clock,
         partitions: int = 1,
         source: "RestSource | None" = None,
+        keys: Keys | None = None,
     ) -> None:
         days = trading_days()
         bus, hot = MemoryBus(epoch=clock.now_ns()), MemoryHotState()
@@ -121,11 +132,13 @@ class Embedded:
         self._housekeeping = Housekeeping(store=store, clock=clock, tape_ns=lambda: self.ingest.watermark_ns)
         self.parities = [ParityRole(bus=bus, clock=clock, partition=p) for p in range(partitions)]
         self.toplists = ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=partitions)
+        self.accounts = Accounts(store, clock, bus=bus, keys=keys, loopback=config.is_loopback)
         self.gateway = Gateway(bus, clock, toplists=SYSTEM_TOPLISTS, partitions=partitions, store=store)
         status = EmbeddedStatus(self, config, feed.name, clock)
         app = create_app(
             Services(
                 store=store,
+                accounts=self.accounts,
                 hot=hot,
                 bus=bus,
                 clock=clock,
@@ -141,7 +154,7 @@ class Embedded:
                     profile=config.profile,
                     scan_interval_ns=config.scan_interval_ns,
                 ),
-                hosts=frozenset({"127.0.0.1", "localhost", "[::1]", "::1"}),
+                hosts=LOOPBACK if config.is_loopback else frozenset(),
             )
         )
         self._partitions = partitions
@@ -159,6 +172,7 @@ class Embedded:
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(self.gateway.run(), name="gateway"),
+                tasks.create_task(self.accounts.follow(), name="accounts"),
                 tasks.create_task(self.board.follow(self.bus, self._partitions), name="board view"),
                 tasks.create_task(self.toplists.run(), name="toplists"),
                 *(tasks.create_task(self._until_the_end(role), name=type(role).__name__) for _, role in self._readers),

@@ -92,6 +92,19 @@ def _live_feed(config: UpConfig, clock: Clock) -> Feed:
     return FailoverFeed(primary, fallback, clock)
 
 
+async def check_host(config: UpConfig, store: Store, clock: Clock, *, where: str) -> bool:
+    """Whether there are accounts. `ConfigError` if there are none and others than this machine could connect; `where`
+    is the store as the command line names it.
+    """
+    found = bool((await store.accounts(clock.now_ns())).users)
+    if not (found or config.is_loopback):
+        raise ConfigError(
+            f"--host: {config.host} can be reached from other machines, so accounts come first: "
+            f"tapewatch user add NAME --role admin {where}"
+        )
+    return found
+
+
 async def open_store(data_dir: Path) -> Store:
     """The embedded store of a data directory, upgraded."""
     quieten()

@@ -14,6 +14,7 @@ from tapewatch.contracts.samples import (
     make_rule_of_every_node,
     make_watchlist,
 )
+from tapewatch.contracts.store_accounts import StoreSignIns, StoreUsers
 from tapewatch.contracts.store_history import StoreAlerts, StoreBars
 from tapewatch.contracts.store_ownership import StoreOwnership
 from tapewatch.contracts.store_readers import StoreOwners, StorePositions, StoreSettled, StoreStates
@@ -37,6 +38,8 @@ class StoreContract(
     StoreAudit,
     StoreOwnership,
     StoreReference,
+    StoreUsers,
+    StoreSignIns,
 ):
     """Give `open_store`: each call opens the same data, empty and without a schema when the test begins. The suite
     upgrades and closes what it opens.

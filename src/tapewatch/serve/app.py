@@ -7,18 +7,21 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from tapewatch import __version__
+from tapewatch.accounts.passwords import Passwords
 from tapewatch.errors import TapewatchError
+from tapewatch.serve.access import checked
 from tapewatch.serve.api import (
     API,
     alerts,
     audit,
+    auth,
     drafts,
     explain,
     metrics,
@@ -28,6 +31,8 @@ from tapewatch.serve.api import (
     system,
     templates,
     toplists,
+    user,
+    users,
     watchlists,
 )
 from tapewatch.serve.api.query import NO_DOUBLES
@@ -36,6 +41,7 @@ from tapewatch.serve.gateway import Gateway
 from tapewatch.serve.guard import Guard
 from tapewatch.serve.problems import answer_http_exception, answer_tapewatch_error, answer_validation_error
 from tapewatch.serve.services import Services
+from tapewatch.serve.sign_in import SignIns
 
 _NO_PAGE = "tapewatch is running, but its page is not built: run `make web`, or `make run` for both.\n"
 
@@ -56,6 +62,9 @@ def create_app(services: Services) -> FastAPI:
     app.add_exception_handler(TapewatchError, answer_tapewatch_error)
     app.add_exception_handler(RequestValidationError, answer_validation_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
+    passwords = Passwords()
+    sign_ins = SignIns(services.store, services.accounts, services.clock, passwords)
+    let_in = Depends(checked(services.accounts))
     for router in (
         drafts.router(services),
         templates.router(),
@@ -68,10 +77,13 @@ def create_app(services: Services) -> FastAPI:
         scoreboard.router(services),
         audit.router(services),
         metrics.router(),
+        auth.router(services, sign_ins),
+        user.router(services, sign_ins, passwords),
+        users.router(services, passwords),
         system.status_router(services),
         system.probes_router(services.ready, prefix=API),
     ):
-        app.include_router(router, dependencies=[NO_DOUBLES])
+        app.include_router(router, dependencies=[let_in, NO_DOUBLES])
     app.include_router(system.probes_router(services.ready), include_in_schema=False)
     app.include_router(system.prometheus_router())
     app.add_api_websocket_route("/ws", services.gateway.connect)

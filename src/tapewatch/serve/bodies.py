@@ -89,7 +89,8 @@ def described(model: type[Document]) -> dict[str, Any]:
     schema = model.model_json_schema(ref_template=_COMPONENT)
     definitions = {f"Given{name}": definition for name, definition in schema.pop("$defs", {}).items()}
     for name in _TEXTS & schema["properties"].keys():
-        schema["properties"][name]["format"] = "plain-text"
+        if "pattern" not in schema["properties"][name]:
+            schema["properties"][name]["format"] = "plain-text"
     if "GivenSectors" in definitions:
         definitions["GivenSectors"]["properties"]["sector"]["items"]["format"] = "plain-text"
     content = {"application/json": {"schema": schema}}

@@ -15,7 +15,16 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from tapewatch.errors import Forbidden, Invalid, NotFound, QuotaReached, TapewatchError, Unavailable, VersionConflict
+from tapewatch.errors import (
+    Forbidden,
+    Invalid,
+    NotFound,
+    QuotaReached,
+    TapewatchError,
+    Unauthorized,
+    Unavailable,
+    VersionConflict,
+)
 
 PROBLEM_JSON = "application/problem+json"
 _LONGEST_TEXT = 300
@@ -25,9 +34,11 @@ _STATUS: dict[type[TapewatchError], int] = {
     NotFound: 404,
     VersionConflict: 409,
     QuotaReached: 409,
+    Unauthorized: 401,
     Forbidden: 403,
     Unavailable: 503,
 }
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}
 _SCHEMA = {
     "type": "object",
     "required": ["type", "title", "status", "detail"],
@@ -84,7 +95,7 @@ async def answer_tapewatch_error(_request: Request, error: Exception) -> Respons
         return problem(422, error.why, where=error.where, place=_PLACE.match(error.why))
     for kind, status in _STATUS.items():
         if isinstance(error, kind):
-            headers = {"Retry-After": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+            headers = _HEADERS.get(status)
             return problem(status, str(error) or HTTPStatus(status).phrase, headers=headers)
     raise error
 

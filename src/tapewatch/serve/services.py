@@ -7,6 +7,7 @@ from typing import Any
 
 from tapewatch.documents import Alert, Rule
 from tapewatch.ports import Bus, Clock, HotState, Store
+from tapewatch.serve.access import Accounts
 from tapewatch.serve.board_view import BoardView
 from tapewatch.serve.explanations import Explanations
 from tapewatch.serve.gateway import Gateway
@@ -34,6 +35,8 @@ class DryRunReport:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     store: Store
+    accounts: Accounts
+    """Who is let in."""
     hot: HotState
     bus: Bus
     clock: Clock

@@ -1,0 +1,64 @@
+"""Where the secret that signs access tokens comes from: the environment, a file, or a file that we make.
+
+It is never on a command line, and never shown.
+"""
+
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from tapewatch.accounts.tokens import Keys
+from tapewatch.errors import ConfigError
+
+VARIABLE = "TAPEWATCH_SECRET"
+NAME = "secret"
+"""In the data folder."""
+
+
+def load_keys(path: Path | None) -> Keys | None:
+    """From the environment, else from the file; None if neither is given. `ConfigError` for a weak secret, or a file
+    that others may read.
+    """
+    given = os.environ.get(VARIABLE)
+    if given:
+        return Keys.parse(given, where=VARIABLE)
+    return None if path is None else _read(path, "--secret-file")
+
+
+def kept_keys(data_dir: Path) -> Keys:
+    """From the data folder, where a secret is made when there is none."""
+    path = data_dir / NAME
+    with suppress(FileExistsError):
+        _make(path)
+    return _read(path, "--data-dir")
+
+
+def _make(path: Path) -> None:
+    # Whole or not at all, and of two processes that start at once both read the same one.
+    draft = path.with_name(f".{NAME}.{os.getpid()}")
+    if path.exists():
+        raise FileExistsError
+    try:
+        with os.fdopen(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+            file.write(f"{secrets.token_hex(32)}\n")
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"--data-dir: cannot write {path}: {error.strerror}") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _read(path: Path, option: str) -> Keys:
+    try:
+        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ConfigError(f"{option}: others may read {path}; chmod 600 it")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{option}: cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{option}: {path} is not text") from None
+    return Keys.parse(text, where=f"{option}: {path}")
