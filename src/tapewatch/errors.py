@@ -6,6 +6,7 @@
     ├── NotFound          ask for something else (404)
     ├── VersionConflict   read again, then write (409)
     ├── Forbidden         ask somebody who may (403)
+    ├── Unauthorized      say who you are: log in, or show another token (401)
     ├── Unavailable       wait and try again, bounded and jittered (503)
     ├── FeedLost          reconnect
     ├── FeedRefused       do not reconnect: the provider refused the credentials or the request
@@ -51,6 +52,10 @@ class VersionConflict(TapewatchError):
 
 class Forbidden(TapewatchError):
     """The caller may not do this."""
+
+
+class Unauthorized(TapewatchError):
+    """Nobody knows who the caller is: what was shown does not hold. It never says what was wrong with it."""
 
 
 class Unavailable(TapewatchError):

@@ -201,9 +201,9 @@ async def test_message_binary_is_wrong(dial: Dial) -> None:
         assert (await hear(client))["data"]["code"] == "bad_message"
 
 
-async def test_fifth_error_closes_after_all_five_were_answered(dial: Dial) -> None:
+async def test_sixth_error_closes_after_five_were_answered(dial: Dial) -> None:
     async with dial() as client:
-        for _ in range(5):
+        for _ in range(6):
             await say(client, type="nonsense")
         assert [(await hear(client))["data"]["code"] for _ in range(5)] == ["unknown_type"] * 5
         assert await closed(client) == (1008, "too many errors")

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tapewatch.accounts.roles import LOCAL, Principal
 from tapewatch.serve.alert_log import AlertLog, Outgoing
 
 MAX_REPLIES = 500
@@ -33,7 +34,7 @@ class Client:
     Toplist frames do not count as waiting: there is one a list at most, and all clients share the same text.
     """
 
-    def __init__(self, alerts: AlertLog) -> None:
+    def __init__(self, alerts: AlertLog, principal: Principal = LOCAL) -> None:
         self.ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.next = alerts.end
         """The next alert to send, as its number in the log."""
@@ -46,7 +47,9 @@ class Client:
         self.took_s = self.ending.get_loop().time()
         """When it last took an alert or had none to take, by the loop's clock."""
         self._alerts = alerts
+        self._principal = principal
         self._wants_alerts = True
+        self._gets_alerts = principal.may("alerts:read")
         self._missed: deque[Outgoing] = deque()
         self._replies: deque[str] = deque()
         self._reply_bytes = 0
@@ -62,15 +65,33 @@ class Client:
 
     @wants_alerts.setter
     def wants_alerts(self, wants: bool) -> None:
-        if wants and not self._wants_alerts:
-            self.next = self._alerts.end
-        if not wants:
-            self._missed.clear()
         self._wants_alerts = wants
+        self._settle()
+
+    @property
+    def principal(self) -> Principal:
+        """Whose it is: what they may not read does not come."""
+        return self._principal
+
+    @principal.setter
+    def principal(self, principal: Principal) -> None:
+        self._principal = principal
+        if not principal.may("toplists:read"):
+            self._subscriptions.clear()
+            self._toplists.clear()
+        self._settle()
+
+    def _settle(self) -> None:
+        gets = self._wants_alerts and self._principal.may("alerts:read")
+        if gets and not self._gets_alerts:
+            self.next = self._alerts.end
+        if not gets:
+            self._missed.clear()
+        self._gets_alerts = gets
 
     def see_alerts(self) -> None:
         """The log has grown. A client that lacks one which the log dropped is slow."""
-        if self.held or not self._wants_alerts:
+        if self.held or not self._gets_alerts:
             self.next = self._alerts.end
         elif self.next < self._alerts.first:
             self.end(4008, "slow")
@@ -114,11 +135,12 @@ class Client:
         self._something.set()
 
     def complain(self, frame: str) -> None:
-        """Answer a message that was wrong; a client that is wrong too often is sent away."""
-        self.reply(frame)
+        """Answer a message that was wrong; a client that is wrong once more than it may be is sent away."""
         self._errors += 1
-        if self._errors >= MAX_ERRORS:
+        if self._errors > MAX_ERRORS:
             self.end(1008, "too many errors", flush=True)
+        else:
+            self.reply(frame)
 
     def take(self) -> Outgoing | None:
         """The next frame to send; None when nothing waits. Once the client is ending, only replies are left."""
@@ -128,7 +150,7 @@ class Client:
             return Outgoing(frame, None)
         if self.ending.done():
             return None
-        if self._wants_alerts and not self.held:
+        if self._gets_alerts and not self.held:
             self.took_s = self.ending.get_loop().time()
             if self._missed:
                 return self._missed.popleft()
