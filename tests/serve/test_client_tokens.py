@@ -35,7 +35,7 @@ def publisher(bus: MemoryBus, make_alert: Callable[..., Alert]) -> Publisher:
 
 @pytest.fixture
 async def at(bus: MemoryBus, accounts: MintedAccounts, clock: MovedClock) -> AsyncIterator[House]:
-    options = {"accounts": accounts, "watch_s": 0.02, "first_message_s": 0.3, "clock": clock}
+    options: dict[str, Any] = {"accounts": accounts, "watch_s": 0.02, "first_message_s": 0.3, "clock": clock}
     async with house(bus, **options) as at:
         yield at
 

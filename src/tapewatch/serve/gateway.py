@@ -388,25 +388,25 @@ class Gateway:
                     client.end(4429, "too many messages", flush=True)
                     return
                 asked = self._handle(message.get("text"), client)
-                if isinstance(asked, _Where):
-                    await self._resume(asked, client)
+                if isinstance(asked, _ResumeMessage):
+                    await self._resume(asked.data, client)
                 elif asked is not None:
-                    await self._renew(asked, client)
+                    await self._renew(asked.data.token, client)
 
-    def _handle(self, text: str | None, client: Client) -> _Where | _Token | None:
+    def _handle(self, text: str | None, client: Client) -> _ResumeMessage | _AuthenticateMessage | None:
         """Obey or complain. What takes time is returned."""
         message = self._understood(text, client)
         if isinstance(message, _AuthenticateMessage):
-            return message.data
+            return message  # `resume` may still come first
         client.heard += 1
         if isinstance(message, _ResumeMessage):
-            return message.data
+            return message
         if message is not None:
             self._obey(message, client)
         return None
 
-    async def _renew(self, asked: _Token, client: Client) -> None:
-        trouble = await self._admission.renew(client, asked.token)
+    async def _renew(self, token: str, client: Client) -> None:
+        trouble = await self._admission.renew(client, token)
         if trouble is not None:
             client.complain(_error(*trouble))
 
