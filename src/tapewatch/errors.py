@@ -5,8 +5,8 @@
     ├── Invalid           mend the input; says where and why (HTTP 422)
     ├── NotFound          ask for something else (404)
     ├── VersionConflict   read again, then write (409)
+    ├── Unauthorized      say who you are, by signing in or with a token (401)
     ├── Forbidden         ask somebody who may (403)
-    ├── Unauthorized      say who you are: log in, or show another token (401)
     ├── Unavailable       wait and try again, bounded and jittered (503)
     ├── FeedLost          reconnect
     ├── FeedRefused       do not reconnect: the provider refused the credentials or the request
@@ -50,12 +50,15 @@ class VersionConflict(TapewatchError):
     """Somebody else wrote in between."""
 
 
+class Unauthorized(TapewatchError):
+    """The caller must say who they are. Why a token was refused is not told."""
+
+    def __init__(self, problem: str = "sign in, or send a token that is good") -> None:
+        super().__init__(problem)
+
+
 class Forbidden(TapewatchError):
     """The caller may not do this."""
-
-
-class Unauthorized(TapewatchError):
-    """Nobody knows who the caller is: what was shown does not hold. It never says what was wrong with it."""
 
 
 class Unavailable(TapewatchError):

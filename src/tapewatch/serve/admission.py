@@ -174,7 +174,7 @@ class Admission:
 
     async def _session_of(self, token: str) -> Session:
         if self._accounts is None:
-            raise Unauthorized("there are no accounts")
+            raise Unauthorized
         async with asyncio.timeout(_CHECK_S):
             return await self._accounts.authenticate(token)
 
