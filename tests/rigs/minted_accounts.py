@@ -55,6 +55,10 @@ class MintedAccounts:
     def expires_ns(self, token: str) -> int:
         return self._sessions[token].expires_ns
 
+    async def ready(self) -> None:
+        if self.is_away:
+            raise Unavailable("the store is away")
+
     async def authenticate(self, bearer: str) -> MintedSession:
         self.asked.append(bearer)
         if self.is_away:

@@ -190,10 +190,13 @@ async def test_token_expired_is_refused_like_any_other(
 
 
 async def test_accounts_away_ask_to_come_again(stranger: Open, accounts: MintedAccounts) -> None:
-    accounts.is_away = True
     async with stranger() as client:
+        accounts.is_away = True
         await show(client, accounts.mint())
         assert await closed(client) == (1013, "try again later")
+    with pytest.raises(InvalidStatus) as refused:
+        await stranger()
+    assert refused.value.response.status_code == 503
 
 
 async def test_what_comes_right_behind_the_token_is_obeyed_in_order(

@@ -52,6 +52,9 @@ class Accounts(Protocol):
     def required(self) -> bool:
         """False: everybody is LOCAL, and no token is asked for. It becomes true with the first user."""
 
+    async def ready(self) -> None:
+        """Until it is known whether they are required. `Unavailable` if nobody can say now."""
+
     async def authenticate(self, bearer: str) -> Session:
         """`Unauthorized` if the token is not good, whatever the reason."""
 
@@ -94,6 +97,16 @@ class Admission:
     @property
     def required(self) -> bool:
         return self._accounts is not None and self._accounts.required
+
+    async def ready(self) -> None:
+        """Until `expect` may be called. `Unavailable` if that cannot be said now."""
+        if self._accounts is None:
+            return
+        try:
+            async with asyncio.timeout(_CHECK_S):
+                await self._accounts.ready()
+        except TimeoutError as error:
+            raise Unavailable("whether there are users is not known yet") from error
 
     def expect(self, client: Client, address: str) -> bool:
         """Count a client whose user is not known yet; False if there is no room for it. Full, the address with most of

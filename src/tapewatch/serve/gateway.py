@@ -255,11 +255,18 @@ class Gateway:
         """The life of one connection: the endpoint ``/ws``."""
         client = Client(self._alerts, NOBODY)
         client.held = True
-        refusal = self._refusal(websocket, client)
+        try:
+            await self._admission.ready()
+        except Unavailable as error:
+            refusal: Response | None = _come_again(str(error))
+        else:
+            refusal = self._refusal(websocket, client)
         if refusal is not None:
             await websocket.send_denial_response(refusal)
             return
-        self._clients.add(client)  # counted before the first await, so that a storm cannot slip past the limit
+        self._clients.add(
+            client
+        )  # nobody has waited since the limits were looked at, so that a storm cannot slip past the limit
         WEBSOCKET_CONNECTIONS.inc()
         try:
             await websocket.accept(chosen_subprotocol(websocket.scope["subprotocols"]))
@@ -283,7 +290,7 @@ class Gateway:
             # Addresses stand in the logs of proxies: a token that came in one is burnt, and must not seem to work.
             return problem(HTTPStatus.FORBIDDEN, "this address has no parameters; a token is sent in the first message")
         if len(self._clients) >= self._max_clients:
-            return problem(HTTPStatus.SERVICE_UNAVAILABLE, "too many clients", headers={"Retry-After": "5"})
+            return _come_again("too many clients")
         if not self._admission.expect(client, websocket.client.host if websocket.client else ""):
             return problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
@@ -491,6 +498,10 @@ class Gateway:
         else:
             client.reply(_error("too_many", "more than 200 subscriptions"))
             client.end(4429, "too many subscriptions", flush=True)
+
+
+def _come_again(why: str) -> Response:
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, why, headers={"Retry-After": "5"})
 
 
 def _error(code: str, message: str) -> str:
