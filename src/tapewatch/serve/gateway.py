@@ -266,7 +266,7 @@ class Gateway:
             return
         self._clients.add(
             client
-        )  # nobody has waited since the limits were looked at, so that a storm cannot slip past the limit
+        )  # without having waited since the limits were looked at: no storm slips past them
         WEBSOCKET_CONNECTIONS.inc()
         try:
             await websocket.accept(chosen_subprotocol(websocket.scope["subprotocols"]))

@@ -70,7 +70,10 @@ class Live {
     const shown = () => document.hidden || void this.#look();
     document.addEventListener('visibilitychange', shown);
     this.#socket.open();
-    const forget = session.onToken((token) => this.#socket.renew(token));
+    const forget = session.onToken((token) => {
+      this.notice = '';
+      this.#socket.renew(token);
+    });
     return () => {
       forget();
       clearInterval(tick);
