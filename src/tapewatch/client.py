@@ -9,6 +9,10 @@ An alert is a dictionary as ``docs/protocol.md`` has it. The client connects aga
 grows, and resumes where it was. Nothing is missing without a word: where the server cannot tell what was missed,
 `Client.alerts` raises `AlertsLost`, and may be asked again to go on; `Client.events` gives a `Lost` instead.
 
+Where the server has accounts, ``connect(url, token=...)`` takes an API token, or an async function that gives a fresh
+access token whenever one is needed: for each connection, and when the server says that the last one expires. `Refused`
+is raised as soon as a token is.
+
 A program that shall go on where it ended saves `Client.state` whenever it has handled an alert, and gives it back:
 ``connect(url, **state)``. It reads when it is asked for the next event. A program that does not ask for long is sent
 away by the server, and resumes.
@@ -19,7 +23,7 @@ import json
 import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypedDict, TypeVar
 from zlib import crc32
@@ -46,6 +50,7 @@ _MAX_FRAME_BYTES = 16 * 1024 * 1024
 _HISTORY = "/api/v1/alerts"
 _MEND = {1002, 1003, 1007, 1008, 1009}
 """Codes with which a server ends a connection because the client is wrong."""
+_UNAUTHORIZED = 4401
 
 
 class AlertsLost(TapewatchError):
@@ -88,6 +93,8 @@ class Lost:
     last_id: str | None
 
 
+Token: TypeAlias = str | Callable[[], Awaitable[str]]
+"""Who asks, or an async function that is asked for it each time."""
 Event: TypeAlias = AlertFired | AlertNoted | ToplistUpdated | Lost
 
 
@@ -122,6 +129,7 @@ class Client:
         self,
         url: str,
         *,
+        token: Token | None = None,
         places: Mapping[str, str] | None = None,
         last_id: str | None = None,
         known: Iterable[str] = (),
@@ -135,6 +143,9 @@ class Client:
         """Connections on which the server welcomed us."""
         self.repeated = 0
         """Alerts and notes that came again and were dropped."""
+        self._token = token
+        self._renewal: asyncio.Task[None] | None = None
+        self._reads_alerts = True
         self._last_id = last_id
         self._places = dict(places or {})
         self._known: OrderedDict[str, None] = OrderedDict.fromkeys(known)
@@ -183,8 +194,12 @@ class Client:
         return _Forever(self.next_event)
 
     async def next_alert(self) -> dict[str, Any]:
-        """Each alert once. `AlertsLost` when some may be missing; what comes then is complete again."""
+        """Each alert once. `AlertsLost` when some may be missing; what comes then is complete again. `Refused` if the
+        token does not allow alerts, for which it would else wait for ever.
+        """
         while True:
+            if not self._reads_alerts and self._socket is not None:
+                raise Refused(f"{self.url}: the token does not allow alerts:read")
             event = await self.next_event()
             if isinstance(event, AlertFired):
                 return event.alert
@@ -192,7 +207,9 @@ class Client:
                 raise AlertsLost(event)
 
     async def next_event(self) -> Event:
-        """The next thing that happens. It may be cancelled. `Refused` if the server will not have this client."""
+        """The next thing that happens. It may be cancelled. `Refused` if the server will not have this client or its
+        token. What a `Token` function raises comes out here, except `OSError` and `TimeoutError`: it is asked again.
+        """
         while True:
             if self._lost is not None:
                 lost, self._lost = self._lost, None
@@ -223,6 +240,7 @@ class Client:
     async def close(self) -> None:
         """End the connection. The places stay; `open` or the next event connects again."""
         socket, self._socket = self._socket, None
+        self._stop_renewing()
         if socket is None:
             return
         try:
@@ -238,14 +256,17 @@ class Client:
 
     async def _connect(self) -> None:
         options = {"max_size": _MAX_FRAME_BYTES, "open_timeout": OPEN_TIMEOUT_S, **self._options}
+        token = await self._fresh_token()
         socket = await open_socket(self.url, **options)
         try:
             async with asyncio.timeout(_WELCOME_TIMEOUT_S):
+                if token is not None:
+                    await socket.send(_authenticate(token))
                 places = await self._welcomed(socket)
             self._resuming = False
             self._places_then = None
             self._places_of_welcome = places or {}
-            if not self._places and self._last_id is None:
+            if not self._reads_alerts or (not self._places and self._last_id is None):
                 self._places = dict(self._places_of_welcome)
             elif places is None:
                 self._lose("the server cannot resume")
@@ -255,6 +276,11 @@ class Client:
                 await socket.send(json.dumps({"type": "resume", "data": where}))
             for toplist in self._toplists:
                 await socket.send(json.dumps({"type": "subscribe_toplist", "toplist_id": toplist}))
+        except ConnectionClosed as error:
+            if error.rcvd is not None and error.rcvd.code == _UNAUTHORIZED:
+                wanted = "a token" if token is None else "another token"
+                raise Refused(f"{self.url} wants {wanted}: {error.rcvd.reason}") from error
+            raise
         except BaseException:
             socket.transport.abort()
             raise
@@ -264,9 +290,12 @@ class Client:
 
     async def _welcomed(self, socket: ClientConnection) -> dict[str, str] | None:
         """The places of the welcome; None from a server that knows none."""
+        self._reads_alerts = True
         while True:
             frame = await self._receive(socket)
-            if frame["type"] == "welcome":
+            if frame["type"] == "authenticated":
+                self._authenticated(frame["data"])
+            elif frame["type"] == "welcome":
                 places: dict[str, str] | None = frame["data"].get("places")
                 return places
 
@@ -299,14 +328,39 @@ class Client:
                 self._places.update(frame["data"]["places"])
         elif kind == "resumed":
             self._resumed(frame["data"])
+        elif kind == "authenticated":
+            self._authenticated(frame["data"])
+        elif kind == "token_expiring" and callable(self._token):
+            # Beside the reading, which may be cancelled at any time.
+            self._stop_renewing()
+            self._renewal = asyncio.create_task(self._renew(socket), name="tapewatch client renewal")
         elif kind == "error" and self._resuming and frame["data"]["code"] in {"bad_resume", "bad_message"}:
             self._lose(f"the server does not know these places: {frame['data']['message']}")
             self._places, self._last_id = {}, None
             self._leave(socket)
         return None
 
+    def _authenticated(self, user: dict[str, Any]) -> None:
+        self._reads_alerts = "alerts:read" in user["scopes"]
+
+    async def _fresh_token(self) -> str | None:
+        return await self._token() if callable(self._token) else self._token
+
+    async def _renew(self, socket: ClientConnection) -> None:
+        """If it fails the server ends the connection, and the next one asks for a token again, and tells."""
+        with suppress(Exception):
+            token = await self._fresh_token()
+            if token is not None:
+                await socket.send(_authenticate(token))
+
+    def _stop_renewing(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
+
     def _leave(self, socket: ClientConnection) -> None:
         """Forget the socket at once: saying goodbye on a dead line takes long."""
+        self._stop_renewing()
         if asyncio.get_running_loop().time() - self._opened_s > _STEADY_S:
             self._attempt = 1
         self._socket = None
@@ -376,10 +430,15 @@ class Client:
                 return  # whoever reads will see it
 
 
+def _authenticate(token: str) -> str:
+    return json.dumps({"type": "authenticate", "data": {"token": token}})
+
+
 @asynccontextmanager
 async def connect(
     url: str,
     *,
+    token: Token | None = None,
     places: Mapping[str, str] | None = None,
     last_id: str | None = None,
     known: Iterable[str] = (),
@@ -389,13 +448,14 @@ async def connect(
     **options: Any,
 ) -> AsyncIterator[Client]:
     """A client that is connected: no alert from here on is missed. It tries as long as it takes; wrap it in
-    `asyncio.timeout` to give up. `Refused` if the server will not have it.
+    `asyncio.timeout` to give up. `Refused` if the server will not have it or its token.
 
     `places`, `last_id` and `known` are from `Client.state`. `on_frame` is given each text frame before anything is made
     of it, those that come again included. `options` go to `websockets.connect`, such as ``ssl`` or ``proxy``.
     """
     client = Client(
         url,
+        token=token,
         places=places,
         last_id=last_id,
         known=known,

@@ -37,9 +37,8 @@ class House:
     async def start(self) -> Gateway:
         listening = socket.create_server(("127.0.0.1", self.port))
         self.port = listening.getsockname()[1]
-        self.gateway = Gateway(
-            self.bus, SystemClock(), toplists=SYSTEM_TOPLISTS, partitions=self.partitions, **self.options
-        )
+        options = {"clock": SystemClock(), **self.options}
+        self.gateway = Gateway(self.bus, toplists=SYSTEM_TOPLISTS, partitions=self.partitions, **options)
         self._running = asyncio.create_task(self.gateway.run())
         app = Starlette(routes=[WebSocketRoute("/ws", self.gateway.connect)])
         config = server_config(app, host="127.0.0.1", port=self.port)

@@ -47,9 +47,7 @@ class Client:
     Toplist frames do not count as waiting: there is one a list at most, and all clients share the same text.
     """
 
-    def __init__(self, alerts: AlertLog) -> None:
-        self.principal: Principal = LOCAL
-        """Who listens."""
+    def __init__(self, alerts: AlertLog, principal: Principal = LOCAL) -> None:
         self.passed_over = False
         """Alerts that it was not handed stand behind the last place that it was told."""
         self.ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
@@ -64,7 +62,9 @@ class Client:
         self.took_s = self.ending.get_loop().time()
         """When it last took an alert or had none to take, by the loop's clock."""
         self._alerts = alerts
+        self._principal = principal
         self._wants_alerts = True
+        self._gets_alerts = principal.may("alerts:read")
         self._missed: deque[Outgoing] = deque()
         self._replies: deque[str] = deque()
         self._reply_bytes = 0
@@ -80,18 +80,36 @@ class Client:
 
     @wants_alerts.setter
     def wants_alerts(self, wants: bool) -> None:
-        if wants and not self._wants_alerts:
-            self.next = self._alerts.end
-        if not wants:
-            self._missed.clear()
         self._wants_alerts = wants
+        self._settle()
+
+    @property
+    def principal(self) -> Principal:
+        """Whose it is: what they may not read does not come."""
+        return self._principal
+
+    @principal.setter
+    def principal(self, principal: Principal) -> None:
+        self._principal = principal
+        if not principal.may("toplists:read"):
+            self._subscriptions.clear()
+            self._toplists.clear()
+        self._settle()
+
+    def _settle(self) -> None:
+        gets = self._wants_alerts and self._principal.may("alerts:read")
+        if gets and not self._gets_alerts:
+            self.next = self._alerts.end
+        if not gets:
+            self._missed.clear()
+        self._gets_alerts = gets
 
     def sees(self, alert: Outgoing) -> bool:
         return self.principal.sees(alert.owner, shared=alert.shared)
 
     def see_alerts(self, news: News | None = None) -> None:
         """The log has grown. A client that lacks one which the log dropped is slow."""
-        if self.held or not self._wants_alerts:
+        if self.held or not self._gets_alerts:
             self.next = self._alerts.end
         elif news is not None and self.next == news.since and not self._is_for(news):
             self.next = self._alerts.end
@@ -107,7 +125,7 @@ class Client:
 
     def tell_places(self, frame: str) -> None:
         """The places at the log's end, if it stands there and would not learn of them by its own alerts."""
-        at_the_end = self._wants_alerts and not self.held and not self._missed and self.next == self._alerts.end
+        at_the_end = self._gets_alerts and not self.held and not self._missed and self.next == self._alerts.end
         if at_the_end and self.passed_over:
             self.passed_over = False
             self.reply(frame)
@@ -149,11 +167,12 @@ class Client:
         self._something.set()
 
     def complain(self, frame: str) -> None:
-        """Answer a message that was wrong; a client that is wrong too often is sent away."""
-        self.reply(frame)
+        """Answer a message that was wrong; a client that is wrong once more than it may be is sent away."""
         self._errors += 1
-        if self._errors >= MAX_ERRORS:
+        if self._errors > MAX_ERRORS:
             self.end(1008, "too many errors", flush=True)
+        else:
+            self.reply(frame)
 
     def take(self) -> Outgoing | None:
         """The next frame to send; None when nothing waits. Once the client is ending, only replies are left."""
@@ -163,7 +182,7 @@ class Client:
             return Outgoing(frame, None)
         if self.ending.done():
             return None
-        if self._wants_alerts and not self.held:
+        if self._gets_alerts and not self.held:
             self.took_s = self.ending.get_loop().time()
             if self._missed:
                 return self._missed.popleft()

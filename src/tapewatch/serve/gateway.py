@@ -1,9 +1,9 @@
 """The WebSocket gateway: alerts, notes on them, and toplists to every client that asked, each frame encoded once.
 
-`AlertTail` reads the alerts for it, and `Resumes` finds what a client missed; it owns nothing that must survive. What
-waits for a client is bounded, and one task a client does the waiting. A burst of alerts larger than the log waits for
-the clients that read; one that stalls is closed, and so delays nobody for longer than `STALL_S`. The messages are
-described in ``docs/protocol.md``.
+`AlertTail` reads the alerts for it, `Resumes` finds what a client missed, and `Admission` knows whose each client is;
+it owns nothing that must survive. What waits for a client is bounded, and one task a client does the waiting. A burst
+of alerts larger than the log waits for the clients that read; one that stalls is closed, and so delays nobody for
+longer than `STALL_S`. The messages are described in ``docs/protocol.md``.
 
 A client gets the alerts that its principal sees. Its places move on over all others, and it is told so now and then.
 """
@@ -12,23 +12,37 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
+from http import HTTPStatus
 from itertools import islice
 from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import ConfigDict, Field, ValidationError
-from starlette.responses import PlainTextResponse
+from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected, WebSocketState
 
+from tapewatch.accounts.roles import LOCAL
 from tapewatch.documents import Document, load_json
 from tapewatch.errors import Invalid, Unavailable
 from tapewatch.ports import Bus, Clock, Store
+from tapewatch.serve.admission import (
+    FIRST_MESSAGE_S,
+    MAX_OF_USER,
+    MAX_UNKNOWN,
+    NOBODY,
+    WATCH_S,
+    Accounts,
+    Admission,
+    chosen_subprotocol,
+    offered_token,
+)
 from tapewatch.serve.alert_log import AlertLog, Outgoing, frame_of
 from tapewatch.serve.alert_tail import Active, AlertTail
 from tapewatch.serve.api import API
 from tapewatch.serve.api.query import IDENTIFIER
 from tapewatch.serve.client import Client, Ending, News
 from tapewatch.serve.follow import pause
+from tapewatch.serve.problems import problem
 from tapewatch.serve.resume import Missed, Resumes, parse_places
 from tapewatch.serve.server import ABORT, HEARTBEAT_S, MAX_FRAME_BYTES
 from tapewatch.telemetry import (
@@ -71,7 +85,13 @@ class _Message(Document):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     type: Literal[
-        "subscribe_toplist", "unsubscribe_toplist", "subscribe_alerts", "unsubscribe_alerts", "ping", "resume"
+        "subscribe_toplist",
+        "unsubscribe_toplist",
+        "subscribe_alerts",
+        "unsubscribe_alerts",
+        "ping",
+        "resume",
+        "authenticate",
     ]
 
 
@@ -91,6 +111,16 @@ class _ResumeMessage(_Message):
     data: _Where
 
 
+class _Token(Document):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    token: str = Field(min_length=1, max_length=8_192, repr=False)
+
+
+class _AuthenticateMessage(_Message):
+    data: _Token
+
+
 _MODELS: dict[str, type[_Message]] = {
     "subscribe_toplist": _ToplistMessage,
     "unsubscribe_toplist": _ToplistMessage,
@@ -98,6 +128,7 @@ _MODELS: dict[str, type[_Message]] = {
     "unsubscribe_alerts": _Message,
     "ping": _Message,
     "resume": _ResumeMessage,
+    "authenticate": _AuthenticateMessage,
 }
 _read_frame = msgspec.json.Decoder(_ToplistFrame).decode
 
@@ -117,14 +148,19 @@ class Gateway:
         *,
         toplists: Collection[str],
         store: Store | None = None,
+        accounts: Accounts | None = None,
         partitions: int = 1,
         max_clients: int = 2_000,
+        max_unknown: int = MAX_UNKNOWN,
+        max_of_user: int = MAX_OF_USER,
         alerts: AlertLog | None = None,
         patience_s: float = PATIENCE_S,
         send_timeout_s: float = SEND_TIMEOUT_S,
         close_grace_s: float = CLOSE_GRACE_S,
         places_s: float = PLACES_S,
         active: Active = lambda _owner: True,
+        first_message_s: float = FIRST_MESSAGE_S,
+        watch_s: float = WATCH_S,
     ) -> None:
         self._bus = bus
         self._clock = clock
@@ -135,6 +171,8 @@ class Gateway:
         self._send_timeout_s = send_timeout_s
         self._close_grace_s = close_grace_s
         self._places_s = places_s
+        self._first_message_s = first_message_s
+        self._admission = Admission(accounts, clock, max_unknown=max_unknown, max_of_user=max_of_user, watch_s=watch_s)
         self._clients: set[Client] = set()
         self._alerts = alerts or AlertLog()
         self._newest: dict[str, str] = {}
@@ -156,12 +194,14 @@ class Gateway:
 
     async def run(self) -> None:
         """Hand out alerts and toplists, from now on until the bus closes."""
-        async with asyncio.TaskGroup() as tasks:
-            telling = tasks.create_task(self._tell_places(), name="gateway places")
+        async with asyncio.TaskGroup() as beside:
+            telling = beside.create_task(self._tell_places(), name="gateway places")
+            watching = beside.create_task(self._admission.watch(), name="gateway sessions")
             async with asyncio.TaskGroup() as following:
                 following.create_task(self._follow_toplists(), name="gateway toplists")
                 following.create_task(self._tail.run(), name="gateway alerts")
             telling.cancel()
+            watching.cancel()
 
     async def _tell_places(self) -> None:
         while True:
@@ -235,15 +275,25 @@ class Gateway:
 
     async def connect(self, websocket: WebSocket) -> None:
         """The life of one connection: the endpoint ``/ws``."""
-        if len(self._clients) >= self._max_clients:
-            await websocket.send_denial_response(PlainTextResponse("too many clients", 503, {"Retry-After": "5"}))
-            return
-        client = Client(self._alerts)
+        client = Client(self._alerts, NOBODY)
         client.held = True
-        self._clients.add(client)  # counted before the first await, so that a storm cannot slip past the limit
+        try:
+            await self._admission.ready()
+        except Unavailable as error:
+            refusal: Response | None = _come_again(str(error))
+        else:
+            refusal = self._refusal(websocket, client)
+        if refusal is not None:
+            await websocket.send_denial_response(refusal)
+            return
+        self._clients.add(client)  # without having waited since the limits were looked at: no storm slips past them
         WEBSOCKET_CONNECTIONS.inc()
         try:
-            await websocket.accept()
+            await websocket.accept(chosen_subprotocol(websocket.scope["subprotocols"]))
+            await self._identify(websocket, client)
+            if client.ending.done():
+                await self._close(websocket, client.ending.result())
+                return
             with suppress(TimeoutError):
                 async with asyncio.timeout(WELCOME_WAIT_S):
                     await self._tail.begun.wait()
@@ -251,7 +301,48 @@ class Gateway:
             await self._serve(websocket, client)
         finally:
             self._clients.discard(client)
+            self._admission.forget(client)
             WEBSOCKET_CONNECTIONS.dec()
+
+    def _refusal(self, websocket: WebSocket, client: Client) -> Response | None:
+        """The answer to a handshake that makes no connection. Otherwise the client is expected."""
+        if websocket.scope["query_string"]:
+            # Addresses stand in the logs of proxies: a token that came in one is burnt, and must not seem to work.
+            return problem(HTTPStatus.FORBIDDEN, "this address has no parameters; a token is sent in the first message")
+        if len(self._clients) >= self._max_clients:
+            return _come_again("too many clients")
+        if not self._admission.expect(client, websocket.client.host if websocket.client else ""):
+            return problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "too many clients that did not authenticate",
+                headers={"Retry-After": "5"},
+            )
+        return None
+
+    async def _identify(self, websocket: WebSocket, client: Client) -> None:
+        """Admit the client, or end it. Until then nothing that it sends is looked at but its first message."""
+        if client.principal is LOCAL:
+            return
+        token = offered_token(websocket.scope["subprotocols"])
+        if token is None:
+            token = await self._first_token(websocket, client)
+        if token is None:
+            client.end(4401, "authenticate first")
+        else:
+            await self._admission.admit(client, token)
+
+    async def _first_token(self, websocket: WebSocket, client: Client) -> str | None:
+        first = asyncio.create_task(websocket.receive(), name="websocket first message")
+        try:
+            waits: set[asyncio.Future[Any]] = {first, client.ending}
+            await asyncio.wait(waits, timeout=self._first_message_s, return_when=asyncio.FIRST_COMPLETED)
+            if not first.done() or first.result()["type"] == "websocket.disconnect":
+                return None
+        finally:
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+        message = self._understood(first.result().get("text"), client)
+        return message.data.token if isinstance(message, _AuthenticateMessage) else None
 
     def _places(self) -> dict[str, dict[str, str]]:
         """Where live alerts begin now."""
@@ -324,18 +415,27 @@ class Gateway:
                     client.end(4429, "too many messages", flush=True)
                     return
                 asked = self._handle(message.get("text"), client)
-                if asked is not None:
-                    await self._resume(asked, client)
+                if isinstance(asked, _ResumeMessage):
+                    await self._resume(asked.data, client)
+                elif asked is not None:
+                    await self._renew(asked.data.token, client)
 
-    def _handle(self, text: str | None, client: Client) -> _Where | None:
-        """Obey or complain. A wish to resume takes time: it is returned."""
-        client.heard += 1
+    def _handle(self, text: str | None, client: Client) -> _ResumeMessage | _AuthenticateMessage | None:
+        """Obey or complain. What takes time is returned."""
         message = self._understood(text, client)
+        if isinstance(message, _AuthenticateMessage):
+            return message  # `resume` may still come first
+        client.heard += 1
         if isinstance(message, _ResumeMessage):
-            return message.data
+            return message
         if message is not None:
             self._obey(message, client)
         return None
+
+    async def _renew(self, token: str, client: Client) -> None:
+        trouble = await self._admission.renew(client, token)
+        if trouble is not None:
+            client.complain(_error(*trouble))
 
     def _understood(self, text: str | None, client: Client) -> _Message | None:
         if text is None:
@@ -367,6 +467,9 @@ class Gateway:
         """Once a connection, and before anything else, so that it costs what a connection costs."""
         if client.heard > 1:
             client.complain(_error("bad_resume", "resume must be the first message"))
+            return
+        if not client.principal.may("alerts:read"):
+            client.complain(_error("forbidden", "the token does not allow alerts:read"))
             return
         client.held = True
         try:
@@ -401,6 +504,10 @@ class Gateway:
             client.reply(_PONG)
         elif not isinstance(message, _ToplistMessage):
             client.wants_alerts = message.type == "subscribe_alerts"
+            if client.wants_alerts and not client.principal.may("alerts:read"):
+                client.complain(_error("forbidden", "the token does not allow alerts:read"))
+        elif not client.principal.may("toplists:read"):
+            client.complain(_error("forbidden", "the token does not allow toplists:read"))
         elif message.toplist_id not in self._toplists or message.toplist_type != "system":
             client.complain(_error("unknown_toplist", "there is no such toplist"))
         elif message.type == "unsubscribe_toplist":
@@ -412,6 +519,10 @@ class Gateway:
         else:
             client.reply(_error("too_many", "more than 200 subscriptions"))
             client.end(4429, "too many subscriptions", flush=True)
+
+
+def _come_again(why: str) -> Response:
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, why, headers={"Retry-After": "5"})
 
 
 def _error(code: str, message: str) -> str:

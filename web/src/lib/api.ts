@@ -1,5 +1,7 @@
 /** The server's REST interface, typed. Every failure is an ApiError that says what the server said. */
 
+import { session } from './session.svelte';
+
 export type Known = number | null; // null: the metric is unknown, which is never zero
 
 export interface SystemToplist { id: string; title: string; metric: string; window: string }
@@ -167,13 +169,18 @@ async function call<T>(method: string, path: string, body?: unknown, { signal, p
   const end = () => ended.abort();
   const patience = setTimeout(end, patienceMs);
   signal?.addEventListener('abort', end);
-  let response: Response;
-  try {
-    response = await fetch(`/api/v1${path}`, {
+  const ask = () =>
+    fetch(`/api/v1${path}`, {
       method,
       signal: ended.signal,
-      ...(body === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }),
+      headers: { ...session.headers(), ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     });
+  let response: Response;
+  try {
+    const token = session.token;
+    response = await ask();
+    if (response.status === 401 && (await session.regain(token))) response = await ask();
   } catch {
     throw new ApiError(0, signal?.aborted ? 'Stopped.' : 'The server cannot be reached.');
   } finally {

@@ -6,6 +6,7 @@ import { api, explain, type Alert, type Metric, type Ranking, type SystemStatus,
 import { feedView } from './feed';
 import { parseTime } from './format';
 import { Movement } from './lists';
+import { session } from './session.svelte';
 import { TapeSocket, type ServerMessage, type SocketState } from './socket';
 
 export interface ListView { rankings: Ranking[]; moves: Map<string, number | null>; metric: string | undefined }
@@ -49,6 +50,8 @@ class Live {
   #socket = new TapeSocket(`${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/ws`, {
     state: (state) => this.#connection(state),
     message: (message) => this.#receive(message),
+    token: () => session.token,
+    refused: async (token) => (await session.regain(token)) || !session.asked,
     missed: () => this.#historyLoaded && void this.#loadMissed().catch((error: unknown) => (this.notice = explain(error))),
   });
   #movements = new Map<string, Movement>();
@@ -67,7 +70,12 @@ class Live {
     const shown = () => document.hidden || void this.#look();
     document.addEventListener('visibilitychange', shown);
     this.#socket.open();
+    const forget = session.onToken((token) => {
+      this.notice = '';
+      this.#socket.renew(token);
+    });
     return () => {
+      forget();
       clearInterval(tick);
       clearInterval(look);
       document.removeEventListener('visibilitychange', shown);
@@ -151,6 +159,7 @@ class Live {
 
   #receive(message: ServerMessage): void {
     if (message.type === 'toplist_update') this.#update(message.data);
+    else if (message.type === 'token_expiring') void session.renewNow();
     else if (message.type === 'error') this.notice = message.data.message;
     else if (message.type === 'alert' || message.type === 'alert_note') {
       (message.type === 'alert' ? this.#arrived : this.#noted).push(message.data);

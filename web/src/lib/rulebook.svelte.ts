@@ -49,6 +49,7 @@ class RuleBook {
       const id = this.#open?.id;
       const rule = id === undefined ? null : (items.find((rule) => rule.id === id) ?? (await found(id)));
       if (asked !== this.#asked) return; // a newer question is on its way
+      if (this.rules === null) this.problem = '';
       [this.rules, this.total] = [items, total];
       if (id !== undefined && this.#open?.id === id) this.#open = { id, rule, looked: true };
     } catch (error) {

@@ -8,7 +8,7 @@ class FakeSocket {
   sent: { type: string; toplist_id?: string; data?: object }[] = [];
   onopen: (() => void) | null = null;
   onmessage: ((event: { data: string }) => void) | null = null;
-  onclose: (() => void) | null = null;
+  onclose: ((event?: { code: number }) => void) | null = null;
   constructor() { FakeSocket.made.push(this); }
   send(text: string) { this.sent.push(JSON.parse(text)); }
   close() { this.readyState = 3; }
@@ -18,7 +18,10 @@ class FakeSocket {
 
 const states: SocketState[] = [];
 const messages: ServerMessage[] = [];
+const refused: (string | undefined)[] = [];
 let missed = 0;
+let token: string | undefined;
+let again = false;
 let socket: TapeSocket;
 const last = () => FakeSocket.made.at(-1)!;
 
@@ -26,8 +29,9 @@ beforeEach(() => {
   vi.useFakeTimers();
   vi.stubGlobal('WebSocket', FakeSocket);
   missed = 0;
-  for (const list of [FakeSocket.made, states, messages]) list.length = 0;
-  socket = new TapeSocket('ws://test/ws', { state: (state) => states.push(state), message: (message) => messages.push(message), missed: () => (missed += 1) });
+  [token, again] = [undefined, false];
+  for (const list of [FakeSocket.made, states, messages, refused]) list.length = 0;
+  socket = new TapeSocket('ws://test/ws', { state: (state) => states.push(state), message: (message) => messages.push(message), missed: () => (missed += 1), token: () => token, refused: async (used) => { refused.push(used); return again; } });
 });
 afterEach(() => {
   socket.close();
@@ -118,4 +122,45 @@ test('a server that accepts and hangs up is not asked faster and faster', () => 
     vi.advanceTimersByTime(1);
     expect(FakeSocket.made.length).toBe(before + 1);
   }
+});
+
+test('a token is said before anything else, and another one on the open line', () => {
+  token = 'one';
+  socket.follow('gainers_5m');
+  socket.open();
+  last().accept();
+  expect(last().sent.map(({ type, data }) => [type, data])).toEqual([['authenticate', { token: 'one' }], ['subscribe_toplist', undefined]]);
+  socket.renew('two');
+  expect(last().sent.at(-1)).toEqual({ type: 'authenticate', data: { token: 'two' } });
+  expect(FakeSocket.made.length).toBe(1);
+  token = 'two';
+  last().onclose?.({ code: 1006 });
+  vi.advanceTimersByTime(1_000);
+  last().accept();
+  expect(last().sent[0]).toEqual({ type: 'authenticate', data: { token: 'two' } });
+});
+
+test('a refused token is not tried again: the line waits for another', async () => {
+  token = 'old';
+  socket.open();
+  last().accept();
+  last().onclose?.({ code: 4401 });
+  await vi.advanceTimersByTimeAsync(60_000);
+  expect([FakeSocket.made.length, refused]).toEqual([1, ['old']]);
+  token = 'new';
+  socket.renew('new');
+  last().accept();
+  expect([FakeSocket.made.length, last().sent[0]?.data]).toEqual([2, { token: 'new' }]);
+  socket.close();
+  socket.renew('newer');
+  expect(FakeSocket.made.length).toBe(2);
+});
+
+test('a token that was renewed meanwhile is tried soon', async () => {
+  again = true;
+  socket.open();
+  last().accept();
+  last().onclose?.({ code: 4401 });
+  await vi.advanceTimersByTimeAsync(1_000);
+  expect(FakeSocket.made.length).toBe(2);
 });

@@ -5,6 +5,8 @@ import { Places } from './places';
 
 export type SocketState = 'connecting' | 'open' | 'waiting';
 export type ServerMessage =
+  | { type: 'authenticated'; data: { user: string; role: string; scopes: string[]; expires_at: string | null } }
+  | { type: 'token_expiring'; data: { expires_at: string } }
   | { type: 'welcome'; data: { places?: Record<string, string> } }
   | { type: 'alert' | 'alert_note'; at?: string; data: Alert }
   | { type: 'resumed'; data: { recovered: boolean | 'history'; alerts: number; places: Record<string, string> } }
@@ -17,11 +19,14 @@ export interface SocketHandlers {
   state(state: SocketState): void;
   message(message: ServerMessage): void;
   missed(): void; // alerts or notes of before this connection may be missing
+  token(): string | undefined; // said first on each connection
+  refused(token: string | undefined): Promise<boolean>; // false: there is nobody to ask for, until `renew` brings a token
 }
 
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 15_000;
 const STEADY_MS = 5_000; // a connection that lived this long was a good one: the next wait starts small again
+const UNAUTHORIZED = 4401;
 const ASK_AFTER_MS = 8_000; // silence after which we ask "are you there?"
 const DEAD_AFTER_MS = 20_000; // silence after which a half-open connection is given up
 
@@ -42,6 +47,8 @@ export class TapeSocket {
   #attempt = 0;
   #openedAt = 0;
   #heardAt = 0;
+  #token: string | undefined; // what this connection was opened with
+  #shut = true; // nobody wants a connection, or nobody knows who asks
 
   constructor(url: string, handlers: SocketHandlers) {
     this.#url = url;
@@ -50,6 +57,7 @@ export class TapeSocket {
 
   open(): void {
     clearTimeout(this.#retry);
+    this.#shut = false;
     this.#handlers.state('connecting');
     const socket = new WebSocket(this.#url);
     this.#socket = socket;
@@ -58,6 +66,8 @@ export class TapeSocket {
     this.#watch ??= setInterval(() => this.#check(), 2_000);
     socket.onopen = () => {
       this.#openedAt = this.#heardAt = Date.now();
+      this.#token = this.#handlers.token();
+      if (this.#token !== undefined) this.#authenticate(this.#token);
       const resume = this.#places.begin();
       if (resume) this.#send(resume);
       for (const id of this.#followers.keys()) this.#ask('subscribe_toplist', id);
@@ -71,11 +81,19 @@ export class TapeSocket {
       if (verdict === 'missed') this.#handlers.missed();
       else if (verdict === 'show') this.#handlers.message(message);
     };
-    socket.onclose = () => this.#lost();
+    socket.onclose = (event?: CloseEvent) => (event?.code === UNAUTHORIZED ? void this.#unknown() : this.#lost());
+  }
+
+  /** Goes on with another token: on the open connection, or on a new one where the last was refused. */
+  renew(token: string): void {
+    this.#token = token;
+    this.#authenticate(token);
+    if (!this.#shut && !this.#socket) this.open();
   }
 
   /** Ends the connection and its retries; `open` starts again. */
   close(): void {
+    this.#shut = true;
     clearTimeout(this.#retry);
     clearInterval(this.#watch);
     this.#watch = undefined;
@@ -108,6 +126,16 @@ export class TapeSocket {
     if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
   }
 
+  #authenticate(token: string): void {
+    this.#send({ type: 'authenticate', data: { token } });
+  }
+
+  async #unknown(): Promise<void> {
+    this.#wait();
+    const again = await this.#handlers.refused(this.#token);
+    if (again && !this.#shut && !this.#socket) this.#later(); // `renew` may have been faster
+  }
+
   #check(): void {
     const silent = Date.now() - this.#heardAt;
     if (this.#socket && silent > DEAD_AFTER_MS) this.#lost();
@@ -124,9 +152,17 @@ export class TapeSocket {
   }
 
   #lost(): void {
+    this.#wait();
+    this.#later();
+  }
+
+  #wait(): void {
     this.#drop();
     if (this.#openedAt && Date.now() - this.#openedAt > STEADY_MS) this.#attempt = 0;
     this.#handlers.state('waiting');
+  }
+
+  #later(): void {
     clearTimeout(this.#retry);
     this.#retry = setTimeout(() => this.open(), backoffMs(this.#attempt++));
   }

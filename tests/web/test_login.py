@@ -1,0 +1,180 @@
+"""The built page before a `tapewatch up` that has users: it asks who is there, stays logged in, and lets go."""
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+import tapewatch
+from tapewatch.client import Refused, connect
+
+pytestmark = pytest.mark.browser
+
+ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
+START_S = 60.0
+PASSWORD = "a long line that nobody guesses"  # noqa: S105  # of a user of this test
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of an installation with a user."""
+    folder = tmp_path_factory.mktemp("up")
+    password = folder / "password"
+    password.write_text(f"{PASSWORD}\n")
+    for name, role in (("ada", "trader"), ("bob", "viewer")):
+        command = [
+            "user",
+            "add",
+            name,
+            "--role",
+            role,
+            "--password-file",
+            str(password),
+            "--data-dir",
+            str(folder / "data"),
+        ]
+        subprocess.run([sys.executable, "-m", "tapewatch", *command], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    if not (Path(tapewatch.__file__).parent / "serve" / "ui" / "index.html").is_file():
+        pytest.fail("the page is not built: run `make web`")
+    output = folder / "output.txt"
+    options = ["--port", "0", "--symbols", "500", "--data-dir", str(folder / "data")]
+    with (
+        output.open("wb") as sink,
+        subprocess.Popen(
+            [sys.executable, "-m", "tapewatch", "up", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        ) as server,
+    ):
+        try:
+            deadline = time.monotonic() + START_S
+            while not (found := ADDRESS.search(output.read_text(errors="replace"))):
+                if time.monotonic() > deadline or server.poll() is not None:
+                    pytest.fail(f"tapewatch up printed no address; it printed:\n{output.read_text(errors='replace')}")
+                time.sleep(0.05)
+            yield found[0]
+        finally:
+            server.terminate()
+            try:
+                server.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.fail("Chromium is missing: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, address: str) -> Page:
+    page = context.new_page()
+    page.goto(address)
+    return page
+
+
+def log_in(page: Page, name: str = "ada", password: str = PASSWORD) -> None:
+    sheet = page.get_by_role("form", name="Log in")
+    sheet.get_by_label("Name").fill(name)
+    sheet.get_by_label("Password").fill(password)
+    sheet.get_by_role("button", name="Log in").click()
+
+
+def expect_market(page: Page, name: str = "ada") -> None:
+    expect(page.get_by_role("group", name="Who is logged in")).to_contain_text(name)
+    expect(page.locator("[data-light=socket]")).to_have_text("Connected", timeout=20_000)
+    page.wait_for_selector(".lists tbody tr", timeout=20_000)
+    expect(page.get_by_role("form", name="Log in")).to_have_count(0)
+
+
+def test_page_shows_nothing_before_the_login_and_the_market_after_it(page: Page, context: BrowserContext) -> None:
+    expect(page.get_by_role("form", name="Log in")).to_be_visible()
+    expect(page.locator("main")).to_have_count(0)
+    log_in(page, password="another line that is not it")  # noqa: S106
+    expect(page.get_by_role("form", name="Log in").get_by_role("alert")).to_contain_text(
+        "The name or the password is wrong."
+    )
+    log_in(page)
+    expect_market(page)
+    expect(page.get_by_role("region", name="Rules").get_by_role("button", name="New rule")).to_be_enabled()
+    kept = page.evaluate("JSON.stringify({...localStorage, ...sessionStorage}) + document.cookie")
+    assert "eyJ" not in kept
+    assert all(cookie["httpOnly"] for cookie in context.cookies())
+    if path := os.environ.get("TAPEWATCH_SCREENSHOT"):
+        page.screenshot(path=path)
+
+
+def test_page_loaded_again_is_still_logged_in_and_another_tab_too(
+    page: Page, context: BrowserContext, address: str
+) -> None:
+    log_in(page)
+    expect_market(page)
+    page.reload()
+    expect_market(page)
+    other = context.new_page()
+    other.goto(address)
+    expect_market(other)
+    page.reload()
+    expect_market(page)
+
+
+def test_log_out_ends_every_tab_and_the_next_user_sees_their_own(
+    page: Page, context: BrowserContext, address: str
+) -> None:
+    log_in(page)
+    expect_market(page)
+    other = context.new_page()
+    other.goto(address)
+    expect_market(other)
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("form", name="Log in")).to_be_visible()
+    expect(page.locator("main")).to_have_count(0)
+    expect(other.get_by_role("form", name="Log in")).to_be_visible(timeout=15_000)
+    log_in(page, "bob")
+    expect_market(page, "bob")
+
+
+def test_python_client_comes_in_with_a_token_and_not_without(address: str) -> None:
+    url = address.replace("http", "ws") + "/ws"
+    answer = httpx.post(f"{address}/api/v1/auth/login", json={"name": "ada", "password": PASSWORD}).raise_for_status()
+
+    async def welcomed(token: str | None) -> int:
+        async with asyncio.timeout(10), connect(url, token=token, proxy=None) as client:
+            return client.connects
+
+    with ThreadPoolExecutor(1) as elsewhere:  # the browser has this thread's loop
+        assert elsewhere.submit(asyncio.run, welcomed(answer.json()["access_token"])).result() == 1
+        for token in (None, "none"):
+            with pytest.raises(Refused, match="wants a"):
+                elsewhere.submit(asyncio.run, welcomed(token)).result()
