@@ -100,6 +100,11 @@ class PostgresDatabase:
                 await _undo(connection, transaction)
                 raise
 
+    @asynccontextmanager
+    async def bounded(self, connection: AsyncConnection, seconds: float) -> AsyncIterator[None]:
+        await connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_milliseconds(seconds)}")
+        yield
+
     async def replace(
         self,
         connection: AsyncConnection,

@@ -61,6 +61,16 @@ class SqliteDatabase:
         async with self._engine.connect() as connection:
             yield connection
 
+    @asynccontextmanager
+    async def bounded(self, connection: AsyncConnection, seconds: float) -> AsyncIterator[None]:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        # It may be called while another thread is at a statement; that is what it is for.
+        ending = asyncio.get_running_loop().call_later(seconds, driver._conn.interrupt)  # noqa: SLF001  # its own is a coroutine
+        try:
+            yield
+        finally:
+            ending.cancel()
+
     async def replace(
         self,
         connection: AsyncConnection,
@@ -86,6 +96,8 @@ class SqliteDatabase:
         code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
         if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}:
             return ConfigError(f"{where} cannot be opened for writing: {cause}")
+        if code == sqlite3.SQLITE_INTERRUPT:
+            return Unavailable("the query took too long and was ended; ask for less")
         if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
             return ConfigError(f"{where} is not a database or is damaged: {cause}; restore a backup")
         if code == sqlite3.SQLITE_ERROR and ("no such table" in str(cause) or "no such column" in str(cause)):

@@ -17,6 +17,7 @@ from tapewatch.contracts.samples import (
 from tapewatch.contracts.store_history import StoreAlerts, StoreBars
 from tapewatch.contracts.store_readers import StoreOwners, StorePositions, StoreSettled, StoreStates
 from tapewatch.contracts.store_reference import StoreReference
+from tapewatch.contracts.store_requests import StoreAsked, StoreMarks, StoreOnce
 from tapewatch.contracts.store_rules import StoreAudit, StoreRules
 from tapewatch.engine.columns import MINUTE_NS
 from tapewatch.ports import AlertQuery, AuditQuery, Position, Store
@@ -35,6 +36,9 @@ class StoreContract(
     StoreRules,
     StoreAudit,
     StoreReference,
+    StoreAsked,
+    StoreMarks,
+    StoreOnce,
 ):
     """Give `open_store`: each call opens the same data, empty and without a schema when the test begins. The suite
     upgrades and closes what it opens.
