@@ -7,7 +7,7 @@ import schemathesis
 from hypothesis import strategies as st
 
 from tapewatch.contracts.samples import EVERY_NODE
-from tapewatch.serve.api import audit
+from tapewatch.serve.api import audit, history
 from tapewatch.serve.api.alerts import write_cursor
 
 # Composing a text changes its length, and a limit of length holds for the composed one.
@@ -19,6 +19,7 @@ CURSOR = st.builds(
     write_cursor, st.integers(0, 2**63 - 1), st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}", fullmatch=True)
 )
 AUDIT_CURSOR = st.integers(0, 10**18 - 1).map(audit.write_cursor)
+HISTORY_CURSOR = st.integers(0, 2**63 - 1).map(history.write_cursor)
 RULE_FIRE = st.sampled_from(["edge", "level", "once per bar 5m", "once per session", "once per day"])
 RULE_TEXT = st.sampled_from(
     [
@@ -34,6 +35,7 @@ RULE_TEXT = st.sampled_from(
 schemathesis.openapi.format("plain-text", PLAIN_TEXT)
 schemathesis.openapi.format("alert-cursor", CURSOR)
 schemathesis.openapi.format("audit-cursor", AUDIT_CURSOR)
+schemathesis.openapi.format("history-cursor", HISTORY_CURSOR)
 schemathesis.openapi.format("rule-text", RULE_TEXT)
 schemathesis.openapi.format("sector-text", SECTOR_TEXT)
 schemathesis.openapi.format("rule-fire", RULE_FIRE)

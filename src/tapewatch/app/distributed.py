@@ -17,6 +17,7 @@ import structlog
 from tapewatch.adapters.journal import FileJournal
 from tapewatch.adapters.redis import RedisBus
 from tapewatch.adapters.redis_hot_state import RedisHotState
+from tapewatch.adapters.redis_limits import limits_storage
 from tapewatch.app.opening import feed_of, fill, open_store_at, reference_of
 from tapewatch.app.program import Server, leave_no_ruin, listen, quieten, stopping_signals, tune_process, url_of
 from tapewatch.app.readers import Reader, Readers
@@ -43,6 +44,7 @@ from tapewatch.serve.app import create_app, create_small_app
 from tapewatch.serve.board_view import BoardView
 from tapewatch.serve.explanations import Explanations
 from tapewatch.serve.gateway import Gateway
+from tapewatch.serve.rate_limits import RateLimits
 from tapewatch.serve.server import server_config
 from tapewatch.serve.services import Services
 
@@ -148,6 +150,7 @@ class Distributed:
         """By role and partition, what is at work."""
         self.ingest: Ingest | None = None
         self.toplists: ToplistsRole | None = None
+        self.parities: list[ParityRole] = []
         works: dict[str, Run] = {
             "ingest": self._run_ingest,
             "toplists": self._run_toplists,
@@ -280,7 +283,7 @@ class Distributed:
         bus, hot, store, clock, partitions = self.bus, self._hot, self._store, self._clock, self._config.partitions
         self.toplists = toplists = ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=partitions)
         scoreboard = ScoreboardRole(days=self._days, bus=bus, hot=hot, store=store, clock=clock, partitions=partitions)
-        parities = [ParityRole(bus=bus, clock=clock, partition=p) for p in range(partitions)]
+        self.parities = parities = [ParityRole(bus=bus, clock=clock, partition=p) for p in range(partitions)]
         try:
             await _until(
                 leave,
@@ -293,6 +296,7 @@ class Distributed:
             )
         finally:
             self.toplists = None
+            self.parities = []
 
     # -- what it says -------------------------------------------------------------------------------------------------
 
@@ -326,6 +330,8 @@ class Distributed:
                     scan_interval_ns=config.scan_interval_ns,
                 ),
                 hosts=_LOOPBACK,
+                foreign_origins=frozenset(config.allow_origins),
+                limits=RateLimits(limits_storage(config.bus)) if config.is_limited else None,
             )
             apps.append((create_app(services), config.port))
         elif self.gateway is not None:
@@ -334,7 +340,15 @@ class Distributed:
             apps.append((create_small_app(self.status.ready, hosts=_LOOPBACK), config.probe_port))
         return [
             (
-                Server(server_config(app, host=config.host, port=port, timeout_graceful_shutdown=_SERVER_STOP_S)),
+                Server(
+                    server_config(
+                        app,
+                        host=config.host,
+                        port=port,
+                        timeout_graceful_shutdown=_SERVER_STOP_S,
+                        **config.server_options,
+                    )
+                ),
                 listen(config.host, port),
             )
             for app, port in apps

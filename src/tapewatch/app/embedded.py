@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from limits.aio.storage import MemoryStorage
 
 from tapewatch.adapters.memory import MemoryBus, MemoryHotState
 from tapewatch.app.opening import feed_of, fill, open_store, reference_of
@@ -39,6 +40,7 @@ from tapewatch.serve.app import create_app
 from tapewatch.serve.board_view import BoardView
 from tapewatch.serve.explanations import Explanations
 from tapewatch.serve.gateway import Gateway
+from tapewatch.serve.rate_limits import RateLimits
 from tapewatch.serve.server import server_config
 from tapewatch.serve.services import Services
 
@@ -142,12 +144,20 @@ class Embedded:
                     scan_interval_ns=config.scan_interval_ns,
                 ),
                 hosts=frozenset({"127.0.0.1", "localhost", "[::1]", "::1"}),
+                foreign_origins=frozenset(config.allow_origins),
+                limits=RateLimits(MemoryStorage(wrap_exceptions=True)) if config.is_limited else None,
             )
         )
         self._partitions = partitions
         self._ended = False
         self._server = Server(
-            server_config(app, host=config.host, port=config.port, timeout_graceful_shutdown=_SERVER_STOP_S)
+            server_config(
+                app,
+                host=config.host,
+                port=config.port,
+                timeout_graceful_shutdown=_SERVER_STOP_S,
+                **config.server_options,
+            )
         )
 
     @property
