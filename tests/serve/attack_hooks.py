@@ -1,6 +1,7 @@
 """What schemathesis must be told: how to make the texts that only code can tell from others."""
 
 import unicodedata
+from datetime import datetime
 from typing import Any
 
 import schemathesis
@@ -19,6 +20,8 @@ CURSOR = st.builds(
     write_cursor, st.integers(0, 2**63 - 1), st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}", fullmatch=True)
 )
 AUDIT_CURSOR = st.integers(0, 10**18 - 1).map(audit.write_cursor)
+# Two instants of one question may be twenty years apart.
+INSTANT = st.datetimes(datetime(2012, 1, 1), datetime(2030, 1, 1)).map(lambda at: f"{at.isoformat()}Z")  # noqa: DTZ001
 HISTORY_CURSOR = st.integers(0, 2**63 - 1).map(history.write_cursor)
 RULE_FIRE = st.sampled_from(["edge", "level", "once per bar 5m", "once per session", "once per day"])
 RULE_TEXT = st.sampled_from(
@@ -32,6 +35,7 @@ RULE_TEXT = st.sampled_from(
     ]
 )
 
+schemathesis.openapi.format("date-time", INSTANT)
 schemathesis.openapi.format("plain-text", PLAIN_TEXT)
 schemathesis.openapi.format("alert-cursor", CURSOR)
 schemathesis.openapi.format("audit-cursor", AUDIT_CURSOR)

@@ -93,7 +93,6 @@ async def test_alerts_are_narrowed_by_words_and_walked_in_both_orders(
         "acknowledged=1",
         "q=%00",
         "since=1970-01-01T00:00:00Z&until=9999-12-31T23:59:59Z",
-        "since=2025-01-02T00:00:00Z&until=2025-01-01T00:00:00Z",
     ],
 )
 async def test_filter_hostile_is_422(api: httpx.AsyncClient, query: str) -> None:
@@ -199,7 +198,7 @@ async def test_third_export_at_once_is_told_to_come_again(
         return await to_thread(*given)
 
     monkeypatch.setattr(alert_export, "MOST_AT_ONCE", 2)
-    monkeypatch.setattr(alert_export.asyncio, "to_thread", slow)
+    monkeypatch.setattr(asyncio, "to_thread", slow)
     first = [asyncio.create_task(api.get(f"{ALERTS}/export?format=csv")) for _ in range(2)]
     await reading.wait()
     await asyncio.sleep(0.1)
@@ -219,7 +218,7 @@ async def test_export_that_takes_too_long_is_cut_off(
         await asyncio.sleep(60)
 
     with monkeypatch.context() as patched:
-        patched.setattr(alert_export.asyncio, "to_thread", never)
+        patched.setattr(asyncio, "to_thread", never)
         with pytest.raises(httpx.RemoteProtocolError):
             await api.get(f"{ALERTS}/export?format=csv")
     monkeypatch.setattr(alert_export, "_EXPORT_S", 10)

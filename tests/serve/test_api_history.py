@@ -147,7 +147,7 @@ async def test_indicators_are_the_engines_own_after_warming_up(
     engine = Indicators(trading_days())
     first_seen = replace(bars, revision=np.zeros(len(bars), np.int64))
     rows = [engine.update(one).values[:, 0].tolist() for one in by_minute(first_seen)]
-    expected = [
+    expected: list[dict[str, Any]] = [
         {
             "ts": rfc3339(ts_ns),
             "values": {n: None if math.isnan(v) else v for n, v in zip(INDICATORS, row, strict=True)},
@@ -189,7 +189,6 @@ async def test_history_of_nothing_is_empty(api: httpx.AsyncClient) -> None:
         "bars?limit=501",
         "bars?limit=1_0",
         "bars?start=1970-01-01T00:00:00Z&end=9999-12-31T00:00:00Z",
-        "bars?start=2025-03-04T00:00:00Z&end=2025-03-03T00:00:00Z",
         "bars?cursor=x",
         "bars?cursor=aGlzdG9yeTo5OTk5OTk5OTk5OTk5OTk5OTk5",
         "bars?offset=1000000000",
@@ -265,7 +264,7 @@ STATUS: dict[str, Any] = {
         "gap": {"since": "2025-03-03T14:29:00.000000000Z", "reason": "network"},
         "connections": [
             {"losses": {"network": 2}, "overflow_frames": 1, "rejected": {"price": 4}, "samples": {"price": ["a"]}},
-            {"losses": {"network": 1, "silent": 1}, "overflow_frames": 0, "rejected": {"price": 1, "time": 2}, "samples": {}},
+            {"losses": {"network": 1, "silent": 1}, "rejected": {"price": 1, "time": 2}},
         ],
     },
     "parity": [

@@ -43,7 +43,7 @@ def services(services: Services, make_alert: Callable[..., Alert]) -> Services:
             seconds=0.5,
         )
 
-    return replace(services, dry_run=dry_run)
+    return replace(services, dry_run=dry_run, status=lambda: {"state": "running", "feed": {"name": "synthetic"}})
 
 
 @pytest.mark.parametrize(

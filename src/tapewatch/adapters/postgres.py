@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import asyncpg
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import URL
@@ -67,6 +68,7 @@ class PostgresDatabase:
             pool_size=CONNECTIONS,
             max_overflow=0,
             pool_timeout=ANSWER_S,
+            json_deserializer=msgspec.json.decode,
         )
         sa.event.listen(self._engine.sync_engine, "checkout", _replace_if_closed)
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import aiosqlite
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import URL
@@ -38,7 +39,11 @@ class SqliteDatabase:
             raise ConfigError("the store must be a file; a temporary directory serves for a trial")
         self._url = url.set(drivername="sqlite+aiosqlite")
         self._engine = create_async_engine(
-            self._url, async_creator=self._connect, pool_size=CONNECTIONS, max_overflow=0
+            self._url,
+            async_creator=self._connect,
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            json_deserializer=msgspec.json.decode,
         )
         self._stopping: set[asyncio.Future[Any]] = set()
         sa.event.listen(self._engine.sync_engine, "connect", _configure)

@@ -14,6 +14,7 @@ from typing import Annotated
 
 from fastapi import Header, Request
 from fastapi.responses import Response
+from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.exceptions import HTTPException
 
@@ -25,10 +26,9 @@ from tapewatch.serve.services import Services
 from tapewatch.telemetry import ERRORS_TOTAL
 
 IdempotencyKey = Annotated[
-    str | SkipJsonSchema[None],
+    Annotated[str, Field(pattern=r"^[A-Za-z0-9._:\-]{1,64}$")] | SkipJsonSchema[None],
     Header(
         alias="Idempotency-Key",
-        pattern=r"^[A-Za-z0-9._:\-]{1,64}$",
         description="Sent again with the same body within a day, the request gets the same answer and creates nothing.",
     ),
 ]
