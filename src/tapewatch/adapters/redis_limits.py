@@ -33,3 +33,13 @@ def limits_storage(url: str) -> Storage:
         case "cluster":
             settings.pop("db", None)
             return RedisClusterStorage(f"async+redis+cluster://{places}", **common, **settings)
+
+
+async def close_limits(storage: Storage) -> None:
+    """The driver's connections; the library has no call for that."""
+    bridge: Any = getattr(storage, "bridge", None)
+    if bridge is None:
+        return
+    await bridge.storage.aclose()
+    for one in getattr(getattr(bridge, "sentinel", None), "sentinels", ()):
+        await one.aclose()

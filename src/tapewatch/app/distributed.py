@@ -17,7 +17,7 @@ import structlog
 from tapewatch.adapters.journal import FileJournal
 from tapewatch.adapters.redis import RedisBus
 from tapewatch.adapters.redis_hot_state import RedisHotState
-from tapewatch.adapters.redis_limits import limits_storage
+from tapewatch.adapters.redis_limits import close_limits, limits_storage
 from tapewatch.app.opening import feed_of, fill, open_store_at, reference_of
 from tapewatch.app.program import Server, leave_no_ruin, listen, quieten, stopping_signals, tune_process, url_of
 from tapewatch.app.readers import Reader, Readers
@@ -171,6 +171,7 @@ class Distributed:
         self.gateway = (
             Gateway(bus, clock, toplists=SYSTEM_TOPLISTS, partitions=config.partitions, store=store) if serves else None
         )
+        self._limits = limits_storage(config.bus) if config.is_limited and "api" in config.roles else None
         self.status = ProcessStatus(self, config, hot=hot, clock=clock)
 
     @property
@@ -199,6 +200,8 @@ class Distributed:
             await asyncio.gather(*serving)
             for task in beside:
                 task.cancel()
+        if self._limits is not None:
+            await close_limits(self._limits)
 
     async def drain(self) -> None:
         """Until each reader of this process has handled what is on its stream; two seconds at most."""
@@ -331,7 +334,7 @@ class Distributed:
                 ),
                 hosts=_LOOPBACK,
                 foreign_origins=frozenset(config.allow_origins),
-                limits=RateLimits(limits_storage(config.bus)) if config.is_limited else None,
+                limits=None if self._limits is None else RateLimits(self._limits),
             )
             apps.append((create_app(services), config.port))
         elif self.gateway is not None:

@@ -120,7 +120,7 @@ async def answer_validation_error(_request: Request, error: Exception) -> Respon
     if not isinstance(error, RequestValidationError):
         raise error
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in first["loc"][:2])  # behind them stands which form of the value was tried
     if first["type"] == "extra_forbidden":
         return problem(422, "is not a parameter of this operation", where=where)
     return problem(422, str(first["msg"]).removeprefix("Value error, "), where=where)
