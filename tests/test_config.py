@@ -126,7 +126,9 @@ def test_symbols_to_watch_are_a_list_or_all() -> None:
 def test_origin_that_is_not_exact_is_refused(origin: str) -> None:
     with pytest.raises(ConfigError, match="--allow-origin"):
         UpConfig(allow_origins=(origin,))
-    assert UpConfig(allow_origins=("https://desk.example.com", "http://localhost:5173", "http://[::1]:80")).allow_origins
+    assert UpConfig(
+        allow_origins=("https://desk.example.com", "http://localhost:5173", "http://[::1]:80")
+    ).allow_origins
 
 
 @pytest.mark.parametrize("network", ["*", "10.0.0.0/33", "10.0.0.1/8", "proxy.example.com", "10.0.0.0/8,::1"])
