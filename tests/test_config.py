@@ -122,3 +122,28 @@ def test_symbols_to_watch_are_a_list_or_all() -> None:
     for wrong in ("", "aapl", "A,,B", "A B", "../x"):
         with pytest.raises(ConfigError, match="--watch"):
             symbols_of(wrong)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "null", "https://", "desk.example.com", "https://desk.example.com/", "https://a.example,https://b.example"],
+)
+def test_origin_that_is_not_exact_is_refused(origin: str) -> None:
+    with pytest.raises(ConfigError, match="--allow-origin"):
+        UpConfig(allow_origins=(origin,))
+    assert UpConfig(
+        allow_origins=("https://desk.example.com", "http://localhost:5173", "http://[::1]:80")
+    ).allow_origins
+
+
+@pytest.mark.parametrize("network", ["*", "10.0.0.0/33", "10.0.0.1/8", "proxy.example.com", "10.0.0.0/8,::1"])
+def test_proxy_that_is_no_network_is_refused(network: str) -> None:
+    with pytest.raises(ConfigError, match="--trusted-proxy"):
+        UpConfig(trusted_proxies=(network,))
+    assert UpConfig().server_options == {}
+    options = UpConfig(trusted_proxies=("10.0.0.0/8", "::1")).server_options
+    assert options == {"forwarded_allow_ips": "10.0.0.0/8,::1"}
+
+
+def test_limits_are_off_where_there_is_one_user() -> None:
+    assert [UpConfig(rate_limit=wanted).is_limited for wanted in (None, True, False)] == [False, True, False]

@@ -112,6 +112,20 @@ Symbols = Annotated[int, typer.Option(help="Symbols of the synthetic market.")]
 TicksPerSecond = Annotated[float, typer.Option(help="Trades a second of the synthetic market.")]
 Seed = Annotated[int, typer.Option(help="Seed of the synthetic market.")]
 Speed = Annotated[float, typer.Option(help="How much faster than the clock the feed's time runs.")]
+AllowOrigin = Annotated[
+    list[str] | None,
+    typer.Option(help="An origin whose pages may use the API with a token, such as https://desk.example.com; repeat."),
+]
+TrustedProxy = Annotated[
+    list[str] | None,
+    typer.Option(help="A network whose X-Forwarded-For is believed, such as 10.0.0.0/8; may be repeated."),
+]
+RateLimit = Annotated[
+    bool | None,
+    typer.Option(
+        "--rate-limit/--no-rate-limit", help="100 requests a minute a user, 1,000 an address; else with accounts only."
+    ),
+]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Logs as JSON lines.")]
 
 
@@ -145,6 +159,9 @@ def up(
     seed: Seed = 1,
     speed: Speed = 1.0,
     log_json: LogJson = False,
+    allow_origin: AllowOrigin = None,
+    trusted_proxy: TrustedProxy = None,
+    rate_limit: RateLimit = None,
 ) -> None:
     """Everything in one process: scanner, REST, WebSocket and page on one port."""
     config = UpConfig(
@@ -171,6 +188,9 @@ def up(
         seed=seed,
         speed=speed,
         log_json=log_json,
+        allow_origins=tuple(allow_origin or ()),
+        trusted_proxies=tuple(trusted_proxy or ()),
+        rate_limit=rate_limit,
     )
     from tapewatch.app.embedded import run_up
     from tapewatch.telemetry import configure_logging
@@ -263,6 +283,9 @@ def run_role(
     seed: Seed = 1,
     speed: Speed = 1.0,
     log_json: LogJson = False,
+    allow_origin: AllowOrigin = None,
+    trusted_proxy: TrustedProxy = None,
+    rate_limit: RateLimit = None,
     config_file: Annotated[
         Path | None,
         typer.Option("--config", envvar="TAPEWATCH_CONFIG", callback=_settings, is_eager=True, help="Options as TOML."),
@@ -302,6 +325,9 @@ def run_role(
         seed=seed,
         speed=speed,
         log_json=log_json,
+        allow_origins=tuple(allow_origin or ()),
+        trusted_proxies=tuple(trusted_proxy or ()),
+        rate_limit=rate_limit,
     )
     from tapewatch.app.distributed import run_roles
     from tapewatch.telemetry import configure_logging

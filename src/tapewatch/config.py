@@ -1,5 +1,6 @@
 """Settings of `tapewatch up` and `tapewatch run`, checked once, and how durations and paths are read."""
 
+import ipaddress
 import os
 import re
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from tapewatch.errors import ConfigError
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9](?:[a-z0-9.\-]{0,252})|\[[0-9a-f:.]{2,45}\])(?::[1-9][0-9]{0,4})?")
 _SYMBOL = re.compile(r"[A-Z][A-Z0-9.\-/]{0,15}")
 LIVE_FEEDS = ("alpaca", "massive", "databento")
 _REFERENCES = ("alpaca", "massive")
@@ -84,8 +86,24 @@ class UpConfig:
     ticks_per_s: float = 5_000.0
     speed: float = 1.0
     log_json: bool = False
+    allow_origins: tuple[str, ...] = ()
+    """Of pages from elsewhere that may use the API with a token."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks whose X-Forwarded-For is believed."""
+    rate_limit: bool | None = None
+    """Whether users and addresses are limited; None: where there are accounts."""
 
     def __post_init__(self) -> None:
+        for origin in self.allow_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigError(f"--allow-origin: {origin!r} is not an origin such as https://desk.example.com")
+        for network in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                raise ConfigError(
+                    f"--trusted-proxy: {network!r} is not an address or a network such as 10.0.0.0/8"
+                ) from None
         if self.feed not in FEEDS:
             raise ConfigError(f"--feed: {self.feed!r} is not a feed; there are: {', '.join(FEEDS)}")
         if self.fallback is not None and self.fallback not in LIVE_FEEDS:
@@ -127,6 +145,11 @@ class UpConfig:
     def is_loopback(self) -> bool:
         """Only this machine reaches it; elsewhere accounts come first."""
         return self.host in LOOPBACK
+
+    @property
+    def server_options(self) -> dict[str, str]:
+        """What the HTTP server is told of the proxies before it."""
+        return {"forwarded_allow_ips": ",".join(self.trusted_proxies)} if self.trusted_proxies else {}
 
     @property
     def profile(self) -> str:

@@ -155,7 +155,11 @@ class HotState(Protocol):
 
 
 class AlertQuery(NamedTuple):
-    """Which alerts; None means any. Newest first; `before` is the (fired_at_ns, alert_id) of the last one seen."""
+    """Which alerts; None and () mean any. Newest first; `before` is the (fired_at_ns, alert_id) of the last one seen.
+
+    A list of words asks for alerts that have one of them. What narrows beyond time, symbol and rule is looked at row by
+    row.
+    """
 
     symbol: str | None = None
     rule_id: str | None = None
@@ -165,6 +169,59 @@ class AlertQuery(NamedTuple):
     limit: int = 100
     viewer: str | None = None
     """A user: only their own alerts, and those that were shared when they fired."""
+    after: tuple[int, str] | None = None
+    """The last one seen where the oldest come first."""
+    oldest_first: bool = False
+    symbols: tuple[str, ...] = ()
+    rule_ids: tuple[str, ...] = ()
+    severities: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    name_part: str = ""
+    """Of the rule's name; ASCII letters in any case."""
+    acknowledged_by: str | None = None
+    """Only those that this user has acknowledged."""
+    not_acknowledged_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertMark:
+    """What one user has put on an alert. It is theirs alone, and never changes the alert."""
+
+    acknowledged_at_ns: int | None
+    note: str
+    version: int
+    """Rises by one with each change."""
+
+
+class SecurityQuery(NamedTuple):
+    """Which securities of the master; "" means any."""
+
+    text: str = ""
+    """Begins the symbol or stands in the name, ASCII letters in any case."""
+    exchange: str = ""
+    type: str = ""
+    sector: str = ""
+    limit: int = 20_000
+
+
+class KeptAnswer(NamedTuple):
+    """What a request was answered with."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class OnceState(NamedTuple):
+    """How it stands with a request that may be done once."""
+
+    is_mine: bool
+    """Whoever asked is to do it, and then says how it ended."""
+    digest: bytes
+    """Of what the first request with this key asked for."""
+    answer: KeptAnswer | None
+    """None while it is being done."""
 
 
 class Snapshot(NamedTuple):
@@ -182,6 +239,7 @@ AuditKind = Literal["rule", "watchlist", "user", "session", "token"]
 AuditAction = Literal["create", "change", "delete"]
 AUDIT_DAYS = 90
 BAR_DAYS = ALERT_DAYS = 365
+ONCE_S, ONCE_ABANDONED_S = 86_400, 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -391,6 +449,40 @@ class Store(AccountStore, Protocol):
         """`NotFound` if there is none."""
         ...
 
+    async def mark_alert(
+        self,
+        user_id: str,
+        alert_id: str,
+        *,
+        at_ns: int,
+        acknowledged: bool | None = None,
+        note: str | None = None,
+        version: int | None = None,
+    ) -> AlertMark:
+        """Change what the user has put on the alert; None leaves it as it is. What is acknowledged already keeps its
+        time, and what changes nothing keeps its version. `NotFound` if there is no such alert; `VersionConflict` if
+        `version` (0: none yet) is not the stored one.
+        """
+        ...
+
+    async def alert_marks(self, user_id: str, alert_ids: Sequence[str]) -> dict[str, AlertMark]:
+        """By alert, the user's marks; alerts without one are left out. `expire` forgets a mark with its alert."""
+        ...
+
+    async def find_securities(self, query: SecurityQuery) -> list[str]:
+        """Symbols, ascending."""
+        ...
+
+    async def begin_once(self, user_id: str, key: str, digest: bytes, *, now_ns: int) -> OnceState:
+        """Take the user's `key` for a request that is to be done once. Of many at the same moment one is told that it
+        is theirs. A key is free again after `ONCE_S`, and after `ONCE_ABANDONED_S` in which nobody said how it ended.
+        """
+        ...
+
+    async def end_once(self, user_id: str, key: str, answer: KeptAnswer | None) -> None:
+        """Keep the answer for whoever asks again; None: it was not done, the key is free."""
+        ...
+
     async def position(self, reader: str) -> Position | None:
         """The position saved with the reader's last effect."""
         ...
@@ -446,9 +538,9 @@ class Store(AccountStore, Protocol):
     async def audit(self, query: AuditQuery) -> list[AuditEntry]: ...
 
     async def expire(self, now_ns: int, *, tape_ns: int | None = None) -> int:
-        """Forget audit entries older than `AUDIT_DAYS`, and what `BAR_DAYS` and `ALERT_DAYS` before `tape_ns`, the
-        tape's own time, was a bar or an alert; None: keep all of these. Says how many audit entries went. The rest may
-        go later, in large pieces.
+        """Forget audit entries older than `AUDIT_DAYS`, answers older than `ONCE_S`, and what `BAR_DAYS` and
+        `ALERT_DAYS` before `tape_ns`, the tape's own time, was a bar or an alert; None: keep all of these. Says how
+        many audit entries went. The rest may go later, in large pieces.
         """
         ...
 

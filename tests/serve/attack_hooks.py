@@ -1,13 +1,14 @@
 """What schemathesis must be told: how to make the texts that only code can tell from others."""
 
 import unicodedata
+from datetime import datetime
 from typing import Any
 
 import schemathesis
 from hypothesis import strategies as st
 
 from tapewatch.contracts.samples import EVERY_NODE
-from tapewatch.serve.api import audit
+from tapewatch.serve.api import audit, history
 from tapewatch.serve.api.alerts import write_cursor
 
 # Composing a text changes its length, and a limit of length holds for the composed one.
@@ -19,6 +20,9 @@ CURSOR = st.builds(
     write_cursor, st.integers(0, 2**63 - 1), st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}", fullmatch=True)
 )
 AUDIT_CURSOR = st.integers(0, 10**18 - 1).map(audit.write_cursor)
+# Two instants of one question may be twenty years apart.
+INSTANT = st.datetimes(datetime(2012, 1, 1), datetime(2030, 1, 1)).map(lambda at: f"{at.isoformat()}Z")  # noqa: DTZ001
+HISTORY_CURSOR = st.integers(0, 2**63 - 1).map(history.write_cursor)
 RULE_FIRE = st.sampled_from(["edge", "level", "once per bar 5m", "once per session", "once per day"])
 RULE_TEXT = st.sampled_from(
     [
@@ -31,9 +35,11 @@ RULE_TEXT = st.sampled_from(
     ]
 )
 
+schemathesis.openapi.format("date-time", INSTANT)
 schemathesis.openapi.format("plain-text", PLAIN_TEXT)
 schemathesis.openapi.format("alert-cursor", CURSOR)
 schemathesis.openapi.format("audit-cursor", AUDIT_CURSOR)
+schemathesis.openapi.format("history-cursor", HISTORY_CURSOR)
 schemathesis.openapi.format("rule-text", RULE_TEXT)
 schemathesis.openapi.format("sector-text", SECTOR_TEXT)
 schemathesis.openapi.format("rule-fire", RULE_FIRE)

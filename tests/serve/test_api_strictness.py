@@ -239,6 +239,21 @@ async def test_request_malformed_is_refused(address: str, request_bytes: bytes, 
     assert b"Traceback" not in answer
 
 
+@pytest.mark.parametrize("given", [b"abcdefgh\nSet-Cookie: x=1", b"abcdefgh\rSet-Cookie: x=1"])
+async def test_line_end_in_a_header_never_comes_back_in_an_answer(address: str, given: bytes) -> None:
+    request = b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-Request-Id: " + given + b"\r\n\r\n"
+    assert b"set-cookie: x" not in (await raw(address, request)).lower()
+
+
+async def test_hundred_thousand_nested_arrays_are_413_before_they_are_parsed(api: httpx.AsyncClient) -> None:
+    started = time.process_time()
+    with suppress(httpx.WriteError, httpx.ReadError):
+        answer = await api.post(RULES, content=b"[" * 100_000, headers=JSON)
+        assert answer.status_code == 413
+    assert time.process_time() - started < 0.2
+    assert (await api.get(RULES)).status_code == 200
+
+
 async def test_body_that_never_ends_is_408(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "_READ_TIMEOUT_S", 0.1)
     head = b"POST /api/v1/rules HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import asyncpg
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import URL
@@ -69,6 +70,7 @@ class PostgresDatabase:
             pool_size=CONNECTIONS,
             max_overflow=0,
             pool_timeout=ANSWER_S,
+            json_deserializer=msgspec.json.decode,
         )
         sa.event.listen(self._engine.sync_engine, "checkout", _replace_if_closed)
 
@@ -101,6 +103,11 @@ class PostgresDatabase:
             except BaseException:
                 await _undo(connection, transaction)
                 raise
+
+    @asynccontextmanager
+    async def bounded(self, connection: AsyncConnection, seconds: float) -> AsyncIterator[None]:
+        await connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_milliseconds(seconds)}")
+        yield
 
     async def replace(
         self,

@@ -22,7 +22,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tapewatch.accounts.roles import Role
 from tapewatch.accounts.users import ApiToken, Profile, SignIn, User
-from tapewatch.adapters import sql_accounts, sql_alerts, sql_bars, sql_readers, sql_reference, sql_rules
+from tapewatch.adapters import (
+    sql_accounts,
+    sql_alerts,
+    sql_bars,
+    sql_marks,
+    sql_once,
+    sql_readers,
+    sql_reference,
+    sql_rules,
+)
 from tapewatch.adapters.sql_database import Database
 from tapewatch.adapters.sql_rules import RULES, WATCHLISTS, Change
 from tapewatch.adapters.sql_statements import page_size
@@ -37,12 +46,16 @@ from tapewatch.ports import (
     ALERT_DAYS,
     BAR_DAYS,
     AccountsView,
+    AlertMark,
     AlertQuery,
     AuditEntry,
     AuditQuery,
     Clock,
+    KeptAnswer,
+    OnceState,
     Position,
     Saved,
+    SecurityQuery,
     Snapshot,
 )
 
@@ -52,6 +65,8 @@ T = TypeVar("T")
 EXPIRED_ROWS = 5_000
 """Rows of one transaction that forgets: others write between two of them."""
 DAY_NS = DAY_S * SECOND_NS
+QUERY_S = 2.0
+"""How long a statement on history may take: people narrow it as they like, and others wait for the same disk."""
 REPLICA_AWAY_S = 10.0
 """How long a replica that failed is left alone: each call would wait for it first."""
 
@@ -181,6 +196,43 @@ class SqlStore:
         return await self._read_history(partial(sql_alerts.read_alert, alert_id=alert_id))
 
     @_whole
+    async def mark_alert(
+        self,
+        user_id: str,
+        alert_id: str,
+        *,
+        at_ns: int,
+        acknowledged: bool | None = None,
+        note: str | None = None,
+        version: int | None = None,
+    ) -> AlertMark:
+        async with self._database.write() as connection:
+            return await sql_marks.mark_alert(
+                connection,
+                user_id,
+                alert_id,
+                at_ns=at_ns,
+                acknowledged=acknowledged,
+                note=note,
+                version=version,
+            )
+
+    @_whole
+    async def alert_marks(self, user_id: str, alert_ids: Sequence[str]) -> dict[str, AlertMark]:
+        async with self._database.read() as connection:
+            return await sql_marks.read_marks(connection, user_id, alert_ids)
+
+    @_whole
+    async def begin_once(self, user_id: str, key: str, digest: bytes, *, now_ns: int) -> OnceState:
+        async with self._database.write() as connection:
+            return await sql_once.begin(connection, user_id, key, digest, now_ns=now_ns)
+
+    @_whole
+    async def end_once(self, user_id: str, key: str, answer: KeptAnswer | None) -> None:
+        async with self._database.write() as connection:
+            await sql_once.end(connection, user_id, key, answer)
+
+    @_whole
     async def rules(self) -> Snapshot:
         async with self._database.read() as connection:
             return await sql_rules.read_snapshot(connection)
@@ -241,6 +293,7 @@ class SqlStore:
     async def expire(self, now_ns: int, *, tape_ns: int | None = None) -> int:
         async with self._database.write() as connection:
             expired = await sql_rules.expire_audit(connection, now_ns)
+            await sql_once.expire(connection, now_ns)
             if tape_ns is None:
                 return expired
             bars_ns, alerts_ns = tape_ns - BAR_DAYS * DAY_NS, tape_ns - ALERT_DAYS * DAY_NS
@@ -249,6 +302,7 @@ class SqlStore:
             )
         if not dropped:
             await self._forget_rows(bars_ns=bars_ns, alerts_ns=alerts_ns)
+        await self._forget(partial(sql_marks.delete_some_marks, oldest_ns=alerts_ns))
         return expired
 
     @_whole
@@ -265,6 +319,11 @@ class SqlStore:
     async def securities_of(self, symbols: Sequence[str]) -> list[Security]:
         async with self._database.read() as connection:
             return await sql_reference.read_securities_of(connection, symbols)
+
+    @_whole
+    async def find_securities(self, query: SecurityQuery) -> list[str]:
+        async with self._database.read() as connection:
+            return await sql_reference.find_securities(connection, query)
 
     @_whole
     async def save_splits(self, splits: Sequence[Split]) -> None:
@@ -405,7 +464,7 @@ class SqlStore:
         now_s = asyncio.get_running_loop().time()
         if self._replica is not None and now_s >= self._replica_away_until_s:
             try:
-                async with self._replica.read() as connection:
+                async with self._replica.read() as connection, self._replica.bounded(connection, QUERY_S):
                     return await read(connection)
             except NotFound:
                 pass  # it may be on its way there
@@ -416,7 +475,7 @@ class SqlStore:
                 if remedy is None:
                     raise
                 self._leave_replica(remedy)
-        async with self._database.read() as connection:
+        async with self._database.read() as connection, self._database.bounded(connection, QUERY_S):
             return await read(connection)
 
     def _leave_replica(self, why: TapewatchError) -> None:

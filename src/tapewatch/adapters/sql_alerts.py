@@ -8,7 +8,18 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tapewatch.adapters.sql_statements import between, delete_some, insert, int64, json_number, nan, null, page_size
+from tapewatch.adapters.sql_marks import acknowledged
+from tapewatch.adapters.sql_statements import (
+    between,
+    delete_some,
+    holds,
+    insert,
+    int64,
+    json_number,
+    nan,
+    null,
+    page_size,
+)
 from tapewatch.adapters.sql_tables import OWNED, SHARED, alert_history
 from tapewatch.documents import Alert
 from tapewatch.errors import NotFound
@@ -56,31 +67,63 @@ async def annotate_alerts(connection: AsyncConnection, symbol: str, *, since_ns:
 
 async def read_alerts(connection: AsyncConnection, query: AlertQuery) -> list[Alert]:
     if query.viewer is None:
-        return [_alert(row) for row in (await connection.execute(_newest(query))).mappings()]
+        return [_alert(row) for row in (await connection.execute(_wanted(connection, query))).mappings()]
     # Each half walks through exactly its answer: asked at once, what is another's would be walked over too.
-    own = _newest(query).where(alert_history.c.owner == query.viewer)
+    wanted = _wanted(connection, query)
+    own = wanted.where(alert_history.c.owner == query.viewer)
     if query.viewer != _LOCAL:
         own = own.where(OWNED)
-    halves = sa.union_all(*(half.subquery().select() for half in (own, _newest(query).where(SHARED))))
+    halves = sa.union_all(*(half.subquery().select() for half in (own, wanted.where(SHARED))))
     rows = {row["alert_id"]: row for row in (await connection.execute(halves)).mappings()}
-    newest = sorted(rows.values(), key=lambda row: (row["fired_at_ns"], row["alert_id"]), reverse=True)
-    return [_alert(row) for row in newest[: page_size(query.limit)]]
+    in_order = sorted(
+        rows.values(), key=lambda row: (row["fired_at_ns"], row["alert_id"]), reverse=not query.oldest_first
+    )
+    return [_alert(row) for row in in_order[: page_size(query.limit)]]
 
 
-def _newest(query: AlertQuery) -> sa.Select[Any]:
+def _wanted(connection: AsyncConnection, query: AlertQuery) -> sa.Select[Any]:
     """All that the query asks for but the viewer."""
     table = alert_history.c
-    newest = sa.select(alert_history).order_by(table.fired_at_ns.desc(), table.alert_id.desc())
-    newest = newest.where(*between(table.fired_at_ns, query.since_ns, query.until_ns)).limit(page_size(query.limit))
+    key = (table.fired_at_ns, table.alert_id)
+    wanted = sa.select(alert_history).order_by(*(key if query.oldest_first else (part.desc() for part in key)))
+    wanted = wanted.where(*between(table.fired_at_ns, query.since_ns, query.until_ns)).limit(page_size(query.limit))
     if query.symbol is not None:
-        newest = newest.where(table.symbol == query.symbol)
+        wanted = wanted.where(table.symbol == query.symbol)
     if query.rule_id is not None:
-        newest = newest.where(table.rule_id == query.rule_id)
+        wanted = wanted.where(table.rule_id == query.rule_id)
     if query.before is not None:
-        fired_at_ns, alert_id = query.before
-        last_seen = sa.tuple_(sa.literal(int64(fired_at_ns), sa.BigInteger), sa.literal(alert_id))
-        newest = newest.where(sa.tuple_(table.fired_at_ns, table.alert_id) < last_seen)
-    return newest
+        wanted = wanted.where(sa.tuple_(*key) < _place(query.before))
+    if query.after is not None:
+        wanted = wanted.where(sa.tuple_(*key) > _place(query.after))
+    return wanted.where(*_narrowed(connection, query))
+
+
+def _place(seen: tuple[int, str]) -> Any:
+    fired_at_ns, alert_id = seen
+    return sa.tuple_(sa.literal(int64(fired_at_ns), sa.BigInteger), sa.literal(alert_id))
+
+
+def _narrowed(connection: AsyncConnection, query: AlertQuery) -> list[sa.ColumnElement[bool]]:
+    table = alert_history.c
+    words = (
+        (table.symbol, query.symbols),
+        (table.rule_id, query.rule_ids),
+        (table.severity, query.severities),
+        (table.session, query.sessions),
+    )
+    asked: list[sa.ColumnElement[bool]] = [column.in_(those) for column, those in words if those]
+    if query.tags:
+        is_postgres = connection.dialect.name == "postgresql"
+        items = sa.func.json_array_elements_text if is_postgres else sa.func.json_each
+        tag = items(table.tags).table_valued("value")
+        asked.append(sa.exists(sa.select(sa.literal(1)).select_from(tag).where(tag.c.value.in_(query.tags))))
+    if query.name_part:
+        asked.append(holds(table.rule_name, query.name_part))
+    if query.acknowledged_by is not None:
+        asked.append(acknowledged(query.acknowledged_by))
+    if query.not_acknowledged_by is not None:
+        asked.append(~acknowledged(query.not_acknowledged_by))
+    return asked
 
 
 async def read_alert(connection: AsyncConnection, alert_id: str) -> Alert:

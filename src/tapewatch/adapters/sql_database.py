@@ -22,6 +22,10 @@ class Database(Protocol):
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
 
+    def bounded(self, connection: AsyncConnection, seconds: float) -> AbstractAsyncContextManager[None]:
+        """Statements within the block are ended by the database after so long, which is one of `failures`."""
+        ...
+
     async def upgrade(self) -> None: ...
 
     async def replace(

@@ -14,10 +14,11 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tapewatch.adapters.sql_statements import ROWS, insert_or_replace
+from tapewatch.adapters.sql_statements import ROWS, ascii_lower, holds, insert_or_replace, page_size
 from tapewatch.adapters.sql_tables import bars_1d, splits, symbols
 from tapewatch.documents import Document, Security, Split, day_number, day_of_number, parse_document
 from tapewatch.engine.daily import DAILY_COLUMNS, DailyBars
+from tapewatch.ports import SecurityQuery
 
 NAMES = 500
 """Symbols of one query: databases bound the parameters of a statement."""
@@ -42,6 +43,18 @@ async def read_securities_of(connection: AsyncConnection, names: Sequence[str]) 
         wanted = sa.select(symbols).where(symbols.c.symbol.in_(some)).order_by(symbols.c.symbol)
         found += [_security(row) for row in (await connection.execute(wanted)).mappings()]
     return found
+
+
+async def find_securities(connection: AsyncConnection, query: SecurityQuery) -> list[str]:
+    table = symbols.c
+    wanted = sa.select(table.symbol).order_by(table.symbol).limit(page_size(query.limit))
+    if query.text:
+        begins = sa.func.lower(table.symbol).startswith(ascii_lower(query.text), autoescape=True)
+        wanted = wanted.where(sa.or_(begins, holds(table.name, query.text)))
+    for column, value in ((table.exchange, query.exchange), (table.type, query.type), (table.sector, query.sector)):
+        if value:
+            wanted = wanted.where(column == value)
+    return list((await connection.execute(wanted)).scalars())
 
 
 async def save_splits(connection: AsyncConnection, given: Sequence[Split]) -> None:

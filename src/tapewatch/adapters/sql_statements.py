@@ -66,3 +66,12 @@ async def delete_some(connection: AsyncConnection, table: sa.Table, *where: sa.C
     some = sa.select(*keys).where(*where).limit(limit)
     gone = await connection.execute(sa.delete(table).where(sa.tuple_(*keys).in_(some)))
     return gone.rowcount
+
+
+def holds(column: sa.ColumnElement[str], part: str) -> sa.ColumnElement[bool]:
+    """Whether the text has this part, ASCII letters in any case: databases differ on all others."""
+    return sa.func.lower(column).contains(ascii_lower(part), autoescape=True)
+
+
+def ascii_lower(text: str) -> str:
+    return "".join(c.lower() if c.isascii() else c for c in text)

@@ -297,3 +297,33 @@ accounts_number = Table(
     Column("number", BigInteger, nullable=False),
     PrimaryKeyConstraint("id"),
 )
+
+# What a user has put on an alert. The time is the alert's own, for marks are forgotten with their alerts; there is no
+# foreign key, because a key of a table in chunks holds the time.
+alert_marks = Table(
+    "alert_marks",
+    metadata,
+    Column("user_id", Text, nullable=False),
+    Column("alert_id", Text, nullable=False),
+    Column("fired_at_ns", BigInteger, nullable=False),
+    Column("acknowledged_at_ns", BigInteger),
+    Column("note", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    PrimaryKeyConstraint("user_id", "alert_id"),
+    Index(None, "fired_at_ns"),
+)
+
+# Requests that are done once, by the key that their user gave them. Without a status they are being done.
+done_once = Table(
+    "done_once",
+    metadata,
+    Column("user_id", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("begun_ns", BigInteger, nullable=False),
+    Column("status", Integer),
+    Column("headers", JSON),
+    Column("body", LargeBinary),
+    PrimaryKeyConstraint("user_id", "key"),
+    Index(None, "begun_ns"),
+)

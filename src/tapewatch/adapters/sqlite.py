@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import aiosqlite
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import URL
@@ -38,7 +39,11 @@ class SqliteDatabase:
             raise ConfigError("the store must be a file; a temporary directory serves for a trial")
         self._url = url.set(drivername="sqlite+aiosqlite")
         self._engine = create_async_engine(
-            self._url, async_creator=self._connect, pool_size=CONNECTIONS, max_overflow=0
+            self._url,
+            async_creator=self._connect,
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            json_deserializer=msgspec.json.decode,
         )
         self._stopping: set[asyncio.Future[Any]] = set()
         sa.event.listen(self._engine.sync_engine, "connect", _configure)
@@ -60,6 +65,16 @@ class SqliteDatabase:
     async def read(self) -> AsyncIterator[AsyncConnection]:
         async with self._engine.connect() as connection:
             yield connection
+
+    @asynccontextmanager
+    async def bounded(self, connection: AsyncConnection, seconds: float) -> AsyncIterator[None]:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        # It may be called while another thread is at a statement; that is what it is for.
+        ending = asyncio.get_running_loop().call_later(seconds, driver._conn.interrupt)  # noqa: SLF001  # its own is a coroutine
+        try:
+            yield
+        finally:
+            ending.cancel()
 
     async def replace(
         self,
@@ -86,6 +101,8 @@ class SqliteDatabase:
         code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
         if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}:
             return ConfigError(f"{where} cannot be opened for writing: {cause}")
+        if code == sqlite3.SQLITE_INTERRUPT:
+            return Unavailable("the query took too long and was ended; ask for less")
         if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
             return ConfigError(f"{where} is not a database or is damaged: {cause}; restore a backup")
         if code == sqlite3.SQLITE_ERROR and ("no such table" in str(cause) or "no such column" in str(cause)):

@@ -19,6 +19,7 @@ from tapewatch.accounts.tokens import Keys
 from tapewatch.adapters.journal import FileJournal
 from tapewatch.adapters.redis import RedisBus
 from tapewatch.adapters.redis_hot_state import RedisHotState
+from tapewatch.adapters.redis_limits import close_limits, limits_storage
 from tapewatch.app.opening import check_host, feed_of, fill, open_store_at, reference_of
 from tapewatch.app.program import Server, leave_no_ruin, listen, quieten, stopping_signals, tune_process, url_of
 from tapewatch.app.readers import Reader, Readers
@@ -46,6 +47,7 @@ from tapewatch.serve.app import create_app, create_small_app
 from tapewatch.serve.board_view import BoardView
 from tapewatch.serve.explanations import Explanations
 from tapewatch.serve.gateway import Gateway
+from tapewatch.serve.rate_limits import RateLimits
 from tapewatch.serve.server import server_config
 from tapewatch.serve.services import Services
 
@@ -166,6 +168,7 @@ class Distributed:
         """By role and partition, what is at work."""
         self.ingest: Ingest | None = None
         self.toplists: ToplistsRole | None = None
+        self.parities: list[ParityRole] = []
         works: dict[str, Run] = {
             "ingest": self._run_ingest,
             "toplists": self._run_toplists,
@@ -185,8 +188,19 @@ class Distributed:
         serves = bool({"api", "gateway"} & set(config.roles))
         self.accounts = Accounts(store, clock, bus=bus, keys=keys, loopback=config.is_loopback)
         self.gateway = (
-            Gateway(bus, clock, toplists=SYSTEM_TOPLISTS, partitions=config.partitions, store=store) if serves else None
+            Gateway(
+                bus,
+                clock,
+                toplists=SYSTEM_TOPLISTS,
+                partitions=config.partitions,
+                store=store,
+                accounts=self.accounts,
+                active=self.accounts.is_active,
+            )
+            if serves
+            else None
         )
+        self._limits = limits_storage(config.bus) if config.rate_limit is not False and "api" in config.roles else None
         self.status = ProcessStatus(self, config, hot=hot, clock=clock)
 
     @property
@@ -215,6 +229,8 @@ class Distributed:
             await asyncio.gather(*serving)
             for task in beside:
                 task.cancel()
+        if self._limits is not None:
+            await close_limits(self._limits)
 
     async def drain(self) -> None:
         """Until each reader of this process has handled what is on its stream; two seconds at most."""
@@ -300,7 +316,7 @@ class Distributed:
         bus, hot, store, clock, partitions = self.bus, self._hot, self._store, self._clock, self._config.partitions
         self.toplists = toplists = ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=partitions)
         scoreboard = ScoreboardRole(days=self._days, bus=bus, hot=hot, store=store, clock=clock, partitions=partitions)
-        parities = [ParityRole(bus=bus, clock=clock, partition=p) for p in range(partitions)]
+        self.parities = parities = [ParityRole(bus=bus, clock=clock, partition=p) for p in range(partitions)]
         try:
             await _until(
                 leave,
@@ -313,6 +329,7 @@ class Distributed:
             )
         finally:
             self.toplists = None
+            self.parities = []
 
     # -- what it says -------------------------------------------------------------------------------------------------
 
@@ -348,6 +365,10 @@ class Distributed:
                     scan_interval_ns=config.scan_interval_ns,
                 ),
                 hosts=hosts,
+                foreign_origins=frozenset(config.allow_origins),
+                limits=None
+                if self._limits is None
+                else RateLimits(self._limits, applies=lambda: bool(config.rate_limit) or self.accounts.required),
             )
             apps.append((create_app(services), config.port))
         elif self.gateway is not None:
@@ -356,7 +377,15 @@ class Distributed:
             apps.append((create_small_app(self.status.ready, hosts=hosts), config.probe_port))
         return [
             (
-                Server(server_config(app, host=config.host, port=port, timeout_graceful_shutdown=_SERVER_STOP_S)),
+                Server(
+                    server_config(
+                        app,
+                        host=config.host,
+                        port=port,
+                        timeout_graceful_shutdown=_SERVER_STOP_S,
+                        **config.server_options,
+                    )
+                ),
                 listen(config.host, port),
             )
             for app, port in apps

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from limits.aio.storage import MemoryStorage
 
 from tapewatch.accounts.secret import kept_keys, load_keys
 from tapewatch.accounts.tokens import Keys
@@ -42,6 +43,7 @@ from tapewatch.serve.app import create_app
 from tapewatch.serve.board_view import BoardView
 from tapewatch.serve.explanations import Explanations
 from tapewatch.serve.gateway import Gateway
+from tapewatch.serve.rate_limits import RateLimits
 from tapewatch.serve.server import server_config
 from tapewatch.serve.services import Services
 
@@ -133,7 +135,15 @@ class Embedded:
         self.parities = [ParityRole(bus=bus, clock=clock, partition=p) for p in range(partitions)]
         self.toplists = ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=partitions)
         self.accounts = Accounts(store, clock, bus=bus, keys=keys, loopback=config.is_loopback)
-        self.gateway = Gateway(bus, clock, toplists=SYSTEM_TOPLISTS, partitions=partitions, store=store)
+        self.gateway = Gateway(
+            bus,
+            clock,
+            toplists=SYSTEM_TOPLISTS,
+            partitions=partitions,
+            store=store,
+            accounts=self.accounts,
+            active=self.accounts.is_active,
+        )
         status = EmbeddedStatus(self, config, feed.name, clock)
         app = create_app(
             Services(
@@ -155,12 +165,25 @@ class Embedded:
                     scan_interval_ns=config.scan_interval_ns,
                 ),
                 hosts=LOOPBACK if config.is_loopback else frozenset(),
+                foreign_origins=frozenset(config.allow_origins),
+                limits=None
+                if config.rate_limit is False
+                else RateLimits(
+                    MemoryStorage(wrap_exceptions=True),
+                    applies=lambda: bool(config.rate_limit) or self.accounts.required,
+                ),
             )
         )
         self._partitions = partitions
         self._ended = False
         self._server = Server(
-            server_config(app, host=config.host, port=config.port, timeout_graceful_shutdown=_SERVER_STOP_S)
+            server_config(
+                app,
+                host=config.host,
+                port=config.port,
+                timeout_graceful_shutdown=_SERVER_STOP_S,
+                **config.server_options,
+            )
         )
 
     @property

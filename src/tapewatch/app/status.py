@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tapewatch import __version__
-from tapewatch.config import ROLES, RunConfig, UpConfig
+from tapewatch.config import PARTITIONED, ROLES, RunConfig, UpConfig
 from tapewatch.documents import rfc3339
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.engine.scanner import Scanner
@@ -55,6 +55,7 @@ class EmbeddedStatus:
             "parity": [parity.describe() for parity in embedded.parities],
             "scanner": scanner_status(embedded.scanners, self._config.scan_interval_ns),
             "gateway": {"clients": embedded.gateway.clients},
+            "partitions": {"of": len(embedded.scanners), "missing": {}},
         }
 
 
@@ -196,6 +197,8 @@ class ProcessStatus:
             document["feed"] = feed_status(self._process.ingest, self._clock, name=self._config.feed)
         if role == "scanner":
             document["scanner"] = scanner_status(self._process.scanners, self._config.scan_interval_ns)
+        if role == "toplists":
+            document["parity"] = [parity.describe() for parity in self._process.parities]
         if role in {"gateway", "api"} and self._process.gateway is not None:
             document["clients"] = self._process.gateway.clients
         return document
@@ -279,8 +282,17 @@ class ProcessStatus:
             "uptime_s": round((self._clock.now_ns() - self._started_ns) / SECOND_NS, 1),
             "feed": feed
             or {"name": self._config.feed, "state": "starting", "age_s": None, "gap": None, "connections": []},
-            "parity": [],
+            "parity": [part for said in members for part in said.get("parity", [])],
+            "partitions": {"of": self._config.partitions, "missing": self._missing()},
             "scanner": merged_scanners([said["scanner"] for said in members if "scanner" in said]),
             "gateway": {"clients": sum(said.get("clients", 0) for said in members)},
             "roles": members,
         }
+
+    def _missing(self) -> dict[str, list[int]]:
+        """By role, the partitions that nobody works on."""
+        every = set(range(self._config.partitions))
+        worked = {
+            role: {int(p) for said in self._all.get(role, []) for p in said["partitions"]} for role in PARTITIONED
+        }
+        return {role: sorted(every - those) for role, those in worked.items() if every - those}

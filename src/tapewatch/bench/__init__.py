@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from tapewatch import __version__
-from tapewatch.bench import decode, decode_dbn, distributed, engine, rules, server, tape_path, tapes
+from tapewatch.bench import decode, decode_dbn, distributed, engine, rest, rules, server, tape_path, tapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ FIGURES: dict[str, _Subject] = {
     "up": _Subject("", server.WHAT, lambda: ()),
     "bars_written": _Subject("rows/s", distributed.BARS_WHAT, distributed.bars_written),
     **{name: _Subject("", distributed.WHAT, lambda: ()) for name in ("many_100ms", "many_1s", "many_2_scanners")},
+    "rest_reads": _Subject("", rest.WHAT, lambda: ()),
     "tape_path": _Subject("", tape_path.WHAT, lambda: ()),
 }
 
@@ -67,6 +68,7 @@ _WATCHES: dict[str, Callable[[float], list[tuple[str, float, str, float, float, 
     "many_100ms": distributed.watch,
     "many_1s": partial(distributed.watch, interval_ms=1_000),
     "many_2_scanners": partial(distributed.watch, scanners=2),
+    "rest_reads": rest.watch,
     "tape_path": tape_path.watch,
 }
 """Figures of running servers, watched for a while."""

@@ -19,6 +19,7 @@ from tapewatch.contracts.store_history import StoreAlerts, StoreBars
 from tapewatch.contracts.store_ownership import StoreOwnership
 from tapewatch.contracts.store_readers import StoreOwners, StorePositions, StoreSettled, StoreStates
 from tapewatch.contracts.store_reference import StoreReference
+from tapewatch.contracts.store_requests import StoreAsked, StoreMarks, StoreOnce
 from tapewatch.contracts.store_rules import StoreAudit, StoreRules
 from tapewatch.engine.columns import MINUTE_NS
 from tapewatch.ports import AlertQuery, AuditQuery, Position, Store
@@ -40,6 +41,9 @@ class StoreContract(
     StoreReference,
     StoreUsers,
     StoreSignIns,
+    StoreAsked,
+    StoreMarks,
+    StoreOnce,
 ):
     """Give `open_store`: each call opens the same data, empty and without a schema when the test begins. The suite
     upgrades and closes what it opens.

@@ -64,14 +64,21 @@ ACCESS: Mapping[str, Scope | None] = MappingProxyType({
     "list_alerts": "alerts:read",
     "read_alert": "alerts:read",
     "explain_alert": "alerts:read",
+    "export_alerts": "alerts:read",
+    "acknowledge_alert": "alerts:write",
+    "unacknowledge_alert": "alerts:write",
+    "note_alert": "alerts:write",
     "list_symbols": "market:read",
     "read_symbol": "market:read",
+    "list_bars": "market:read",
+    "list_indicators": "market:read",
     "list_metrics": "market:read",
     "list_toplists": "toplists:read",
     "read_system_toplist": "toplists:read",
     "read_scoreboard": "alerts:read",
     "list_changes": "audit:read",
     "read_status": "system:read",
+    "read_quality": "system:read",
 })  # fmt: skip
 """By the name of a route, which is that of its function. None: open to all."""
 CHANNEL = "accounts.updated"
@@ -201,6 +208,13 @@ class Accounts:
         if user is None or user.disabled or user.epoch != session.epoch:
             return False
         return session.session_id in self._sessions or session.session_id in self._tokens
+
+    def is_active(self, user_id: str) -> bool:
+        """Whether what belongs to them goes out. What was there before the first account was made stays alive: admins
+        see it.
+        """
+        user = self._users.get(user_id)
+        return user_id == LOCAL.user_id or not self.required or (user is not None and not user.disabled)
 
     def has_session(self, session_id: str) -> bool:
         """A sign-in that has not ended, as far as the view knows."""

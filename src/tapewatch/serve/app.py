@@ -19,11 +19,14 @@ from tapewatch.errors import TapewatchError
 from tapewatch.serve.access import checked
 from tapewatch.serve.api import (
     API,
+    alert_export,
+    alert_marks,
     alerts,
     audit,
     auth,
     drafts,
     explain,
+    history,
     metrics,
     rules,
     scoreboard,
@@ -40,6 +43,8 @@ from tapewatch.serve.bodies import with_definitions
 from tapewatch.serve.gateway import Gateway
 from tapewatch.serve.guard import Guard
 from tapewatch.serve.problems import answer_http_exception, answer_tapewatch_error, answer_validation_error
+from tapewatch.serve.rate_limits import Limited, within_limits
+from tapewatch.serve.request_ids import RequestIds
 from tapewatch.serve.services import Services
 from tapewatch.serve.sign_in import SignIns
 
@@ -58,7 +63,11 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    app.add_middleware(Guard, origins=services.origins, hosts=services.hosts)
+    if services.limits is not None:
+        app.add_middleware(Limited, limits=services.limits)
+    app.state.limits = services.limits
+    app.add_middleware(Guard, origins=services.origins, hosts=services.hosts, foreign_origins=services.foreign_origins)
+    app.add_middleware(RequestIds)
     app.add_exception_handler(TapewatchError, answer_tapewatch_error)
     app.add_exception_handler(RequestValidationError, answer_validation_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
@@ -71,8 +80,11 @@ def create_app(services: Services) -> FastAPI:
         rules.router(services),
         explain.router(services),
         watchlists.router(services),
+        alert_export.router(services),
+        alert_marks.router(services),
         alerts.router(services),
         symbols.router(services),
+        history.router(services),
         toplists.router(services),
         scoreboard.router(services),
         audit.router(services),
@@ -81,9 +93,9 @@ def create_app(services: Services) -> FastAPI:
         user.router(services, sign_ins, passwords),
         users.router(services, passwords),
         system.status_router(services),
-        system.probes_router(services.ready, prefix=API),
     ):
-        app.include_router(router, dependencies=[let_in, NO_DOUBLES])
+        app.include_router(router, dependencies=[let_in, Depends(within_limits), NO_DOUBLES])
+    app.include_router(system.probes_router(services.ready, prefix=API), dependencies=[let_in, NO_DOUBLES])
     app.include_router(system.probes_router(services.ready), include_in_schema=False)
     app.include_router(system.prometheus_router())
     app.add_api_websocket_route("/ws", services.gateway.connect)
@@ -98,6 +110,7 @@ def create_small_app(
     """What a process without REST answers: probes, Prometheus, and with a gateway ``/ws``."""
     app = FastAPI(title="tapewatch", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(Guard, origins=frozenset(), hosts=hosts)
+    app.add_middleware(RequestIds)
     app.add_exception_handler(TapewatchError, answer_tapewatch_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.include_router(system.probes_router(ready))

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from tapewatch.documents import Document, load_json, parse_document
 from tapewatch.errors import Invalid
+from tapewatch.serve.examples import EXAMPLES
 
 MAX_BODY_BYTES = 64 * 1024
 _READ_TIMEOUT_S = 10.0
@@ -93,7 +94,10 @@ def described(model: type[Document]) -> dict[str, Any]:
             schema["properties"][name]["format"] = "plain-text"
     if "GivenSectors" in definitions:
         definitions["GivenSectors"]["properties"]["sector"]["items"]["format"] = "plain-text"
-    content = {"application/json": {"schema": schema}}
+    media: dict[str, Any] = {"schema": schema}
+    if model.__name__ in EXAMPLES:
+        media["example"] = EXAMPLES[model.__name__]
+    content = {"application/json": media}
     return {"requestBody": {"required": True, "content": content}, _DEFINITIONS: definitions}
 
 

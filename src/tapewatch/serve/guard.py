@@ -25,17 +25,31 @@ _HEADERS = {
         "object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
     ),
 }
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, If-Match, X-Request-Id",
+    "Access-Control-Max-Age": "600",
+}
+_EXPOSED = "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
 _NOT_STORED = ("/api/", "/health", "/ready", "/metrics")
 
 log = logging.getLogger(__name__)
 
 
 class Guard:
-    """ASGI middleware. `origins` and `hosts` are those of `Services`."""
+    """ASGI middleware. `origins`, `foreign_origins` and `hosts` are those of `Services`."""
 
-    def __init__(self, app: ASGIApp, *, origins: frozenset[str], hosts: frozenset[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        origins: frozenset[str],
+        hosts: frozenset[str],
+        foreign_origins: frozenset[str] = frozenset(),
+    ) -> None:
         self.app = app
         self._origins = origins
+        self._foreign = foreign_origins
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,6 +69,8 @@ class Guard:
         # HEAD is GET without the body, which the server itself leaves out.
         inner = {**scope, "method": "GET"} if method == "HEAD" else scope
         status = 0
+        origin = Headers(scope=scope).get("origin")
+        shared_with = origin if origin in self._foreign and scope["path"].startswith("/api/") else None
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
@@ -65,9 +81,16 @@ class Guard:
                     headers[name] = value
                 if scope["path"].startswith(_NOT_STORED):
                     headers["Cache-Control"] = "no-store"
+                if self._foreign:
+                    headers.add_vary_header("Origin")
+                if shared_with is not None:
+                    headers["Access-Control-Allow-Origin"] = shared_with
+                    headers["Access-Control-Expose-Headers"] = _EXPOSED
             await send(message)
 
-        refusal = self._refusal(scope, changes=method not in _SAFE)
+        refusal = self._refusal(scope, changes=method not in _SAFE, foreign=shared_with)
+        if refusal is None and shared_with is not None and _is_preflight(scope):
+            refusal = Response(status_code=HTTPStatus.NO_CONTENT, headers=_PREFLIGHT)
         try:
             if refusal is None:
                 await self.app(inner, receive, send_guarded)
@@ -86,7 +109,8 @@ class Guard:
             label = method if method in _METHODS else "other"
             HTTP_REQUESTS_TOTAL.labels(method=label, path=_template(inner), status=str(status)).inc()
 
-    def _refusal(self, scope: Scope, *, changes: bool) -> Response | None:
+    def _refusal(self, scope: Scope, *, changes: bool, foreign: str | None = None) -> Response | None:
+        """`foreign`: the origin that may do this although it is not ours."""
         headers = Headers(scope=scope)
         if "content-length" in headers and "transfer-encoding" in headers:
             # A proxy in front may believe the other one, and then take the body's end for somebody's next request.
@@ -95,7 +119,7 @@ class Guard:
         if self._hosts and _name(host) not in self._hosts:
             return problem(HTTPStatus.MISDIRECTED_REQUEST, "this server does not go by that name")
         origin = headers.get("origin")
-        if changes and origin is not None and not self._is_own(origin, host):
+        if changes and origin is not None and origin != foreign and not self._is_own(origin, host):
             return problem(HTTPStatus.FORBIDDEN, "a page of another origin may not do this")
         return None
 
@@ -112,6 +136,10 @@ class Guard:
             )
         except (ValueError, KeyError):  # not a URL, or of a scheme that pages do not have ("null" has none)
             return False
+
+
+def _is_preflight(scope: Scope) -> bool:
+    return scope["method"] == "OPTIONS" and "access-control-request-method" in Headers(scope=scope)
 
 
 def _name(host: str) -> str:

@@ -25,6 +25,7 @@ from tapewatch.errors import (
     Unavailable,
     VersionConflict,
 )
+from tapewatch.serve.request_ids import request_id
 
 PROBLEM_JSON = "application/problem+json"
 _LONGEST_TEXT = 300
@@ -39,14 +40,34 @@ _STATUS: dict[type[TapewatchError], int] = {
     Unavailable: 503,
 }
 _HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}
+KINDS: dict[int, str] = {
+    400: "malformed",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not-found",
+    405: "method-not-allowed",
+    408: "timeout",
+    409: "conflict",
+    412: "precondition-failed",
+    413: "too-large",
+    415: "media-type",
+    421: "misdirected",
+    422: "invalid",
+    429: "too-many-requests",
+    431: "headers-too-large",
+    500: "internal",
+    503: "unavailable",
+}
+"""By status, the word at the end of a problem's `type`; docs/api.md says what to do about each."""
 _SCHEMA = {
     "type": "object",
     "required": ["type", "title", "status", "detail"],
     "properties": {
-        "type": {"type": "string"},
+        "type": {"type": "string", "description": "urn:tapewatch:problem: and the kind"},
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
+        "request_id": {"type": "string", "description": "that of the request, as in its X-Request-Id"},
         "where": {"type": "string", "description": "the field that is wrong"},
         "line": {"type": "integer", "description": "of that field's text, from 1"},
         "column": {"type": "integer", "description": "in that line, from 1"},
@@ -72,16 +93,22 @@ def problem(
 ) -> Response:
     """A problem document. Texts may echo what a client sent: they are cut and made encodable."""
     content: dict[str, Any] = {
-        "type": "about:blank",
+        "type": problem_type(status),
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": _shown(detail),
     }
+    if request_id():
+        content["request_id"] = request_id()
     if where:
         content["where"] = _shown(where)
     if place:
         content["line"], content["column"] = int(place[1]), int(place[2])
     return Response(msgspec.json.encode(content), status, dict(headers or {}), PROBLEM_JSON)
+
+
+def problem_type(status: int) -> str:
+    return f"urn:tapewatch:problem:{KINDS[status]}" if status in KINDS else "about:blank"
 
 
 def _shown(text: str) -> str:
@@ -105,7 +132,7 @@ async def answer_validation_error(_request: Request, error: Exception) -> Respon
     if not isinstance(error, RequestValidationError):
         raise error
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in first["loc"][:2])  # behind them stands which form of the value was tried
     if first["type"] == "extra_forbidden":
         return problem(422, "is not a parameter of this operation", where=where)
     return problem(422, str(first["msg"]).removeprefix("Value error, "), where=where)

@@ -11,6 +11,7 @@ from tapewatch.serve.access import Accounts
 from tapewatch.serve.board_view import BoardView
 from tapewatch.serve.explanations import Explanations
 from tapewatch.serve.gateway import Gateway
+from tapewatch.serve.rate_limits import RateLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,5 +56,9 @@ class Services:
     hosts: frozenset[str] = frozenset()
     """Host names (without port) that requests may name; empty means any. Set it when bound to a loopback address: a
     foreign page whose name was made to resolve to 127.0.0.1 sends its own name here."""
+    foreign_origins: frozenset[str] = frozenset()
+    """Origins whose pages may read and write over REST with a token in `Authorization`, never with a cookie (CORS)."""
+    limits: RateLimits | None = None
+    """How often one user and one address may ask; None: as often as they like."""
     ui: Path = Path(__file__).parent / "ui"
     """The built page."""

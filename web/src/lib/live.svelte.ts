@@ -17,7 +17,7 @@ const STALE_MS = 10_000;
 const FLUSH_MS = 250; // a rule that fires for a whole market at once is drawn four times a second, not ten thousand
 const OVERLAP_MS = 60_000; // partitions end their seconds at different moments: look a little further back than the newest alert
 const COUNT_PAGES = 25;
-const STATUS_EVERY_MS = 2_500;
+const STATUS_EVERY_MS = 4_000;
 
 export function dataState(ageMs: number): DataState {
   return ageMs < SLOW_MS ? 'fresh' : ageMs < STALE_MS ? 'slow' : 'stale';

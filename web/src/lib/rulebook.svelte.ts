@@ -4,7 +4,7 @@ import { untrack } from 'svelte';
 import { api, ApiError, explain, type Rule, type RuleScore, type Scoreboard } from './api';
 
 const LOOK_EVERY_MS = 10_000; // other people and other programs change rules too
-const SCORES_EVERY_MS = 5_000;
+const SCORES_EVERY_MS = 10_000;
 
 /** What the server is asked for: rules whose name has these words, or with this tag. */
 export function ruleFilter(wanted: string): { q?: string; tag?: string } {

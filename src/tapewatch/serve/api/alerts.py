@@ -1,12 +1,14 @@
-"""Alert history, newest first, page by page from a cursor: a page costs the same however far back it lies.
+"""Alert history, page by page from a cursor: a page costs the same however far back it lies.
 
-People see the alerts of their own rules, and those of rules that were shared when they fired.
+People see the alerts of their own rules, and those of rules that were shared when they fired. Beside each alert stands
+what the user who asks has put on it (`alert_marks`).
 """
 
 import base64
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi import Query as FromQuery
@@ -15,14 +17,14 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from tapewatch.accounts.roles import Principal
-from tapewatch.documents import DAY_S, Alert
+from tapewatch.documents import DAY_S, Alert, Text, rfc3339
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.errors import Invalid, NotFound
-from tapewatch.ports import AlertQuery
+from tapewatch.ports import AlertMark, AlertQuery
 from tapewatch.serve.access import who
 from tapewatch.serve.api import API
 from tapewatch.serve.api.ownership import viewer_of
-from tapewatch.serve.api.query import IDENTIFIER, NO_QUERY, SYMBOL, AnyId, Limit, Query
+from tapewatch.serve.api.query import IDENTIFIER, NO_QUERY, SYMBOL, AnyId, Limit, Query, Switch, some_of, words
 from tapewatch.serve.problems import PROBLEMS, json_response
 from tapewatch.serve.services import Services
 
@@ -34,15 +36,33 @@ _CURSOR = re.compile(r"([0-9]{1,19}):([A-Za-z0-9][A-Za-z0-9_.\-]{0,63})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_NS = 2**63 - 1
 _LOOKS, _LOOK_AGAIN_S = 20, 0.1
+MOST_YEARS = 20
+"""Between two instants of one question."""
 
 Instant = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
 
 
-class AlertsQuery(Query):
-    symbol: Annotated[str, Field(pattern=SYMBOL)] | SkipJsonSchema[None] = None
-    rule_id: Annotated[str, Field(pattern=IDENTIFIER)] | SkipJsonSchema[None] = None
+class AlertFilter(Query):
+    """Several words with commas between them ask for alerts that have one of them."""
+
+    symbol: Annotated[str, some_of(SYMBOL)] | SkipJsonSchema[None] = None
+    rule_id: Annotated[str, some_of(IDENTIFIER)] | SkipJsonSchema[None] = None
+    severity: Annotated[str, some_of("(?:info|warning|critical)", most=3)] | SkipJsonSchema[None] = None
+    session: Annotated[str, some_of("(?:pre|regular|post|closed)", most=4)] | SkipJsonSchema[None] = None
+    tag: Annotated[str, some_of(IDENTIFIER, most=16)] | SkipJsonSchema[None] = None
+    q: (
+        Annotated[Text, Field(min_length=1, max_length=120, json_schema_extra={"format": "plain-text"})]
+        | SkipJsonSchema[None]
+    ) = None
+    """A part of the rule's name, ASCII letters in any case."""
+    acknowledged: Switch | SkipJsonSchema[None] = None
+    """By the user who asks."""
     since: Instant | SkipJsonSchema[None] = None
     until: Instant | SkipJsonSchema[None] = None
+    sort: Literal["newest", "oldest"] = "newest"
+
+
+class AlertsQuery(AlertFilter):
     limit: Limit = 100
     cursor: (
         Annotated[str, Field(max_length=200, json_schema_extra={"format": "alert-cursor"})] | SkipJsonSchema[None]
@@ -83,8 +103,20 @@ class AlertBody(BaseModel):
     latency: LatencyBody
 
 
+class MarkBody(BaseModel):
+    """What the user who asks has put on an alert; nobody else sees it."""
+
+    acknowledged_at: str | None
+    note: str
+    version: int
+
+
+class MarkedAlert(AlertBody):
+    mark: MarkBody | None
+
+
 class AlertPage(BaseModel):
-    items: list[AlertBody]
+    items: list[MarkedAlert]
     next_cursor: str | None
 
 
@@ -93,27 +125,60 @@ def router(services: Services) -> APIRouter:
 
     @routes.get("", response_model=AlertPage)
     async def list_alerts(request: Request, query: Annotated[AlertsQuery, FromQuery()]) -> Response:
-        alerts = await services.store.alerts(
-            AlertQuery(
-                symbol=query.symbol,
-                rule_id=query.rule_id,
-                since_ns=_instant_ns(query.since, "query.since"),
-                until_ns=_instant_ns(query.until, "query.until"),
-                before=None if query.cursor is None else read_cursor(query.cursor),
-                limit=query.limit + 1,  # one more tells whether there is a next page
-                viewer=viewer_of(who(request)),
-            )
-        )
+        seen = None if query.cursor is None else read_cursor(query.cursor)
+        wanted = asked_for(query, who(request), seen=seen)
+        # One more tells whether there is a next page.
+        alerts = await services.store.alerts(wanted._replace(limit=query.limit + 1))
         page = alerts[: query.limit]
         more = len(alerts) > len(page)
         next_cursor = write_cursor(page[-1].fired_at_ns, page[-1].alert_id) if more else None
-        return json_response({"items": [alert.as_json() for alert in page], "next_cursor": next_cursor})
+        return json_response({"items": await marked(services, who(request), page), "next_cursor": next_cursor})
 
-    @routes.get("/{alert_id}", response_model=AlertBody, dependencies=[NO_QUERY])
+    @routes.get("/{alert_id}", response_model=MarkedAlert, dependencies=[NO_QUERY])
     async def read_alert(request: Request, alert_id: AnyId) -> Response:
-        return json_response((await stored_alert(services, alert_id, who(request))).as_json())
+        alert = await stored_alert(services, alert_id, who(request))
+        return json_response((await marked(services, who(request), [alert]))[0])
 
     return routes
+
+
+def asked_for(query: AlertFilter, asking: Principal, *, seen: tuple[int, str] | None = None) -> AlertQuery:
+    """Of what they see. `seen`: the last alert of the page before."""
+    since_ns, until_ns = time_range(query.since, query.until, names=("query.since", "query.until"))
+    return AlertQuery(
+        viewer=viewer_of(asking),
+        symbols=words(query.symbol),
+        rule_ids=words(query.rule_id),
+        severities=words(query.severity),
+        sessions=words(query.session),
+        tags=words(query.tag),
+        name_part=query.q or "",
+        acknowledged_by=asking.user_id if query.acknowledged is True else None,
+        not_acknowledged_by=asking.user_id if query.acknowledged is False else None,
+        since_ns=since_ns,
+        until_ns=until_ns,
+        oldest_first=query.sort == "oldest",
+        before=seen if query.sort == "newest" else None,
+        after=seen if query.sort == "oldest" else None,
+    )
+
+
+async def marked(services: Services, asking: Principal, alerts: Sequence[Alert]) -> list[dict[str, Any]]:
+    """As JSON, with the marks of who asks."""
+    marks = await services.store.alert_marks(asking.user_id, [alert.alert_id for alert in alerts])
+    return [
+        {**alert.as_json(), "mark": None if (mark := marks.get(alert.alert_id)) is None else mark_json(mark)}
+        for alert in alerts
+    ]
+
+
+def mark_json(mark: AlertMark) -> dict[str, Any]:
+    seen_ns = mark.acknowledged_at_ns
+    return {
+        "acknowledged_at": None if seen_ns is None else rfc3339(seen_ns),
+        "note": mark.note,
+        "version": mark.version,
+    }
 
 
 async def stored_alert(services: Services, alert_id: str, principal: Principal) -> Alert:
@@ -152,8 +217,13 @@ def read_cursor(cursor: str) -> tuple[int, str]:
     return int(place[1]), place[2]
 
 
-def _instant_ns(text: str | None, where: str) -> int | None:
-    return None if text is None else parse_instant_ns(text, where=where)
+def time_range(start: str | None, end: str | None, *, names: tuple[str, str]) -> tuple[int | None, int | None]:
+    """From when until before when, in nanoseconds; `Invalid` for more than `MOST_YEARS`."""
+    start_ns = None if start is None else parse_instant_ns(start, where=names[0])
+    end_ns = None if end is None else parse_instant_ns(end, where=names[1])
+    if start_ns is not None and end_ns is not None and end_ns - start_ns > MOST_YEARS * 366 * DAY_S * SECOND_NS:
+        raise Invalid(names[1], f"is more than {MOST_YEARS} years after the beginning")
+    return start_ns, end_ns
 
 
 def parse_instant_ns(text: str, *, where: str) -> int:

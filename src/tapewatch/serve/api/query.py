@@ -7,7 +7,7 @@ import re
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from tapewatch.errors import Invalid
 
@@ -16,18 +16,37 @@ SYMBOL = r"^[A-Za-z0-9][A-Za-z0-9.\-^+=$_:]{0,23}$"
 MAX_OFFSET = 1_000_000
 
 
-def _plain_number(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     if isinstance(value, str) and not re.fullmatch(r"0|[1-9][0-9]{0,8}", value):
         raise ValueError("must be a whole number in plain digits")
     return value
 
 
-Limit = Annotated[int, Field(ge=1, le=500), BeforeValidator(_plain_number)]
-Offset = Annotated[int, Field(ge=0, le=MAX_OFFSET), BeforeValidator(_plain_number)]
+Limit = Annotated[int, Field(ge=1, le=500), BeforeValidator(plain_number)]
+Offset = Annotated[int, Field(ge=0, le=MAX_OFFSET), BeforeValidator(plain_number)]
 RuleId = Annotated[str, Path(pattern=IDENTIFIER)]
 SymbolName = Annotated[str, Path(pattern=SYMBOL)]
-Version = Annotated[int, Path(ge=1, le=999_999_999), BeforeValidator(_plain_number)]
+Version = Annotated[int, Path(ge=1, le=999_999_999), BeforeValidator(plain_number)]
 AnyId = Annotated[str, Path(pattern=IDENTIFIER)]
+
+
+def _switch(value: Any) -> Any:
+    if value not in {"true", "false"}:
+        raise ValueError("must be true or false")
+    return value == "true"
+
+
+Switch = Annotated[bool, BeforeValidator(_switch), WithJsonSchema({"type": "boolean"})]
+
+
+def some_of(pattern: str, *, most: int = 50) -> Any:
+    """A field of words with commas between them, each of which matches `pattern`; see `words`."""
+    one = pattern.removeprefix("^").removesuffix("$")
+    return Field(pattern=rf"^{one}(?:,{one}){{0,{most - 1}}}$")
+
+
+def words(text: str | None) -> tuple[str, ...]:
+    return () if text is None else tuple(dict.fromkeys(text.split(",")))
 
 
 class Query(BaseModel):

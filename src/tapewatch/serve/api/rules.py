@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from fastapi import Query as FromQuery
 from fastapi.responses import Response
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from tapewatch.config import RULES_A_USER
@@ -20,7 +20,7 @@ from tapewatch.errors import Invalid, NotFound
 from tapewatch.serve.access import who
 from tapewatch.serve.api import API
 from tapewatch.serve.api.ownership import check_watchlists, own, seen
-from tapewatch.serve.api.query import IDENTIFIER, NO_QUERY, Page, RuleId, Version
+from tapewatch.serve.api.query import IDENTIFIER, NO_QUERY, Page, RuleId, Switch, Version
 from tapewatch.serve.api.versions import (
     ABSENT,
     LOCATION,
@@ -34,6 +34,7 @@ from tapewatch.serve.api.versions import (
     not_reserved,
 )
 from tapewatch.serve.bodies import described, read_document
+from tapewatch.serve.idempotency import IdempotencyKey, once
 from tapewatch.serve.problems import PROBLEMS, json_response
 from tapewatch.serve.services import Services
 
@@ -59,12 +60,6 @@ class Rollback(Document):
     version: VersionNumber
 
 
-def _switch(value: Any) -> Any:
-    if value not in {"true", "false"}:
-        raise ValueError("must be true or false")
-    return value == "true"
-
-
 def rule_body(model: type[RuleDraft]) -> dict[str, Any]:
     """`described`, with what only code knows of a rule."""
     extra = described(model)
@@ -75,9 +70,7 @@ def rule_body(model: type[RuleDraft]) -> dict[str, Any]:
 
 
 class RulesQuery(Page):
-    enabled: Annotated[bool, BeforeValidator(_switch), WithJsonSchema({"type": "boolean"})] | SkipJsonSchema[None] = (
-        None
-    )
+    enabled: Switch | SkipJsonSchema[None] = None
     tag: Annotated[str, Field(pattern=IDENTIFIER)] | SkipJsonSchema[None] = None
     q: (
         Annotated[Text, Field(min_length=1, max_length=120, json_schema_extra={"format": "plain-text"})]
@@ -131,9 +124,12 @@ def router(services: Services) -> APIRouter:
         openapi_extra=rule_body(NewRule),
         dependencies=[NO_QUERY],
     )
-    async def create_rule(request: Request) -> Response:
-        user = who(request).user_id
+    async def create_rule(request: Request, key: IdempotencyKey = None) -> Response:
         draft = await read_document(request, NewRule)
+        return await once(services, request, key, draft, lambda: create(request, draft))
+
+    async def create(request: Request, draft: NewRule) -> Response:
+        user = who(request).user_id
         now = rfc3339(clock.now_ns())
         content = rule_of(draft, id=draft.id or "draft", owner=user, created_at=now, updated_at=now)
         affordable(content, draft)

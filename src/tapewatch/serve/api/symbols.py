@@ -4,15 +4,18 @@ from bisect import bisect_left
 from itertools import takewhile
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter
 from fastapi import Query as FromQuery
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 
-from tapewatch.documents import Security, rfc3339
+from tapewatch.documents import Security, Text, rfc3339
 from tapewatch.engine.columns import Bars
 from tapewatch.engine.metrics import CATALOGUE
-from tapewatch.errors import NotFound
+from tapewatch.errors import NotFound, Unavailable
+from tapewatch.ports import SecurityQuery
 from tapewatch.serve.api import API
 from tapewatch.serve.api.query import NO_QUERY, Page, SymbolName
 from tapewatch.serve.problems import PROBLEMS, json_response
@@ -22,8 +25,21 @@ _BARS_SHOWN = 60
 _GLANCE = ("price", "change_pct_day", "volume_day")
 
 
+_Word = Annotated[Text, Field(min_length=1, max_length=200, json_schema_extra={"format": "plain-text"})]
+
+
 class SymbolsQuery(Page):
+    """Without a filter on what a security is, the list holds what has traded; with one, what the symbol master lists,
+    traded or not. `q` looks at both.
+    """
+
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-^+=$_:]{0,24}$")] = ""
+    q: _Word | SkipJsonSchema[None] = None
+    """Begins the symbol or stands in the name, ASCII letters in any case; better matches come first."""
+    exchange: Annotated[str, Field(pattern=r"^[A-Z0-9]{4}$")] | SkipJsonSchema[None] = None
+    """MIC of the listing exchange."""
+    type: Annotated[str, Field(pattern=r"^[A-Z0-9_]{1,16}$")] | SkipJsonSchema[None] = None
+    sector: _Word | SkipJsonSchema[None] = None
 
 
 class Listing(BaseModel):
@@ -66,6 +82,26 @@ class Bar(BaseModel):
     revision: int
 
 
+class LiveBar(BaseModel):
+    """The minute that is running."""
+
+    ts: str
+    open: float | None
+    high: float | None
+    low: float | None
+    close: float | None
+    volume: float | None
+    vwap: float | None
+    trade_count: int
+
+
+class IndicatorValues(BaseModel):
+    """At the newest closed minute."""
+
+    ts: str
+    values: dict[str, float | None]
+
+
 class SymbolDetail(Listing):
     symbol: str
     listing_as_of: str | None
@@ -74,17 +110,36 @@ class SymbolDetail(Listing):
     session: str | None
     metrics: dict[str, float | None]
     bars: list[Bar]
+    live_bar: LiveBar | None
+    """Null when it has not traded for a while."""
+    indicators: IndicatorValues | None
 
 
 def router(services: Services) -> APIRouter:
     board = services.board
     routes = APIRouter(prefix=f"{API}/symbols", tags=["symbols"], responses=PROBLEMS)
 
+    async def matching(query: SymbolsQuery) -> list[str]:
+        traded = board.symbols()
+        first = bisect_left(traded, query.prefix)
+        begun = list(takewhile(lambda symbol: symbol.startswith(query.prefix), traded[first:]))
+        wanted = SecurityQuery(query.q or "", query.exchange or "", query.type or "", query.sector or "")
+        of_a_kind = any((wanted.exchange, wanted.type, wanted.sector))
+        if query.q is None and not of_a_kind:
+            return begun
+        listed = await services.store.find_securities(wanted)
+        found = {symbol for symbol in listed if symbol.startswith(query.prefix)}
+        if query.q is None:
+            return sorted(found)
+        text = query.q.upper()
+        if not of_a_kind:
+            found |= {symbol for symbol in begun if symbol.upper().startswith(text)}
+        # The symbol itself, symbols that begin so, then names.
+        return sorted(found, key=lambda s: (s.upper() != text, not s.upper().startswith(text), s))
+
     @routes.get("", response_model=SymbolList)
     async def list_symbols(query: Annotated[SymbolsQuery, FromQuery()]) -> Response:
-        symbols = board.symbols()
-        first = bisect_left(symbols, query.prefix)
-        found = list(takewhile(lambda symbol: symbol.startswith(query.prefix), symbols[first:]))
+        found = await matching(query)
         page = found[query.offset : query.offset + query.limit]
         listed = {security.symbol: security for security in await services.store.securities_of(page)}
         items = [
@@ -109,9 +164,24 @@ def router(services: Services) -> APIRouter:
                 "as_of": None if view is None else rfc3339(view.as_of_ns),
                 "session": None if view is None else view.session,
                 "metrics": dict.fromkeys(CATALOGUE) if view is None else view.metrics,
-                "bars": _as_json(bars),
+                "bars": bars_json(bars),
+                **await now(symbol),
             }
         )
+
+    async def now(symbol: str) -> dict[str, Any]:
+        try:
+            live, indicators = await services.hot.get([f"livebar:{symbol}", f"ind:{symbol}"])
+        except Unavailable:  # what is stored can be read without
+            live = indicators = None
+        running = None if live is None else msgspec.json.decode(live)
+        closed = None if indicators is None else msgspec.json.decode(indicators)
+        if running is not None:
+            running.pop("symbol", None)
+        if closed is not None:
+            values = {name: value for name, value in closed.items() if name not in {"symbol", "ts"}}
+            closed = {"ts": closed["ts"], "values": values}
+        return {"live_bar": running, "indicators": closed}
 
     return routes
 
@@ -120,7 +190,7 @@ def _listing(security: Security | None) -> dict[str, Any]:
     return {name: getattr(security, name, None) for name in Listing.model_fields}
 
 
-def _as_json(bars: Bars) -> list[dict[str, Any]]:
+def bars_json(bars: Bars) -> list[dict[str, Any]]:
     numbers = ("open", "high", "low", "close", "volume", "vwap", "trade_count", "revision")
     columns = [getattr(bars, name).tolist() for name in numbers]
     return [

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from tapewatch.serve.api import API
 from tapewatch.serve.api.query import NO_QUERY
 from tapewatch.serve.problems import PROBLEMS, json_response
+from tapewatch.serve.quality import quality
 from tapewatch.serve.services import Services
 
 
@@ -22,6 +23,49 @@ class Health(BaseModel):
 class Readiness(BaseModel):
     ready: bool
     phase: str
+
+
+class Parity(BaseModel):
+    """Our minute bars against the provider's own."""
+
+    compared: int
+    equal: int
+    equal_share: float | None
+    differing: dict[str, int]
+    """By field; missing and extra are bars that only they or only we have."""
+    samples: list[str]
+
+
+class Partitions(BaseModel):
+    of: int
+    missing: dict[str, list[int]]
+    """By role, the partitions that nobody works on."""
+
+
+class Quality(BaseModel):
+    """Since the start of the processes."""
+
+    state: str | None
+    troubles: list[str]
+    """For people; empty when there are none."""
+    feed: str | None
+    market_time: str | None
+    age_s: float | None
+    gap: dict[str, Any] | None
+    """The one that is open: since when, and why."""
+    losses: dict[str, int]
+    """Connections that ended, by reason."""
+    overflow_frames: int
+    rows: int
+    duplicates: int
+    rejected: dict[str, int]
+    """Rows that could not be a trade, by reason."""
+    samples: dict[str, list[str]]
+    """Of what was rejected."""
+    late: dict[str, int]
+    """Prints that changed a closed minute, came too late for that, or were ahead of the clock."""
+    parity: Parity
+    partitions: Partitions
 
 
 _PROBES: dict[int | str, dict[str, Any]] = {
@@ -36,6 +80,10 @@ def status_router(services: Services) -> APIRouter:
     @routes.get("/status", response_model=dict[str, Any], dependencies=[NO_QUERY])
     async def read_status() -> Response:
         return json_response(services.status())
+
+    @routes.get("/quality", response_model=Quality, dependencies=[NO_QUERY])
+    async def read_quality() -> Response:
+        return json_response(quality(services.status()))
 
     return routes
 

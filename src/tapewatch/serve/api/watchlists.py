@@ -30,6 +30,7 @@ from tapewatch.serve.api.versions import (
     new_id,
 )
 from tapewatch.serve.bodies import described, read_document
+from tapewatch.serve.idempotency import IdempotencyKey, once
 from tapewatch.serve.problems import PROBLEMS, json_response
 from tapewatch.serve.services import Services
 
@@ -73,9 +74,12 @@ def router(services: Services) -> APIRouter:
         openapi_extra=described(NewWatchlist),
         dependencies=[NO_QUERY],
     )
-    async def create_watchlist(request: Request) -> Response:
-        user = who(request).user_id
+    async def create_watchlist(request: Request, key: IdempotencyKey = None) -> Response:
         draft = await read_document(request, NewWatchlist, most_bytes=MAX_WATCHLIST_BYTES)
+        return await once(services, request, key, draft, lambda: create(request, draft))
+
+    async def create(request: Request, draft: NewWatchlist) -> Response:
+        user = who(request).user_id
         now = rfc3339(clock.now_ns())
 
         def make() -> Watchlist:

@@ -1,0 +1,47 @@
+"""A name for each request, in its answer, in its problem document and in every line that is logged for it.
+
+A client may bring its own, so that its log and ours can be laid side by side. It is a label and gives no right.
+"""
+
+import re
+import secrets
+from contextvars import ContextVar
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADER = "X-Request-Id"
+_GIVEN = re.compile(r"[A-Za-z0-9._\-]{8,64}")
+_CURRENT: ContextVar[str] = ContextVar("request_id", default="")
+
+
+def request_id() -> str:
+    """Of the request that is being answered; empty outside of one."""
+    return _CURRENT.get()
+
+
+class RequestIds:
+    """ASGI middleware, the outermost: what is inside of it knows the request by its id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":  # a socket lives for hours, and its lines are not those of one request
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(HEADER, "")
+        name = given if _GIVEN.fullmatch(given) else secrets.token_hex(16)
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[HEADER] = name
+            await send(message)
+
+        token = _CURRENT.set(name)
+        try:
+            with structlog.contextvars.bound_contextvars(request_id=name):
+                await self.app(scope, receive, send_named)
+        finally:
+            _CURRENT.reset(token)
