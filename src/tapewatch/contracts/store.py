@@ -14,6 +14,7 @@ from tapewatch.contracts.samples import (
     make_rule_of_every_node,
     make_watchlist,
 )
+from tapewatch.contracts.store_deliveries import StoreDeliveries, StoreOutbox
 from tapewatch.contracts.store_history import StoreAlerts, StoreBars
 from tapewatch.contracts.store_readers import StoreOwners, StorePositions, StoreSettled, StoreStates
 from tapewatch.contracts.store_reference import StoreReference
@@ -35,6 +36,8 @@ class StoreContract(
     StoreRules,
     StoreAudit,
     StoreReference,
+    StoreDeliveries,
+    StoreOutbox,
 ):
     """Give `open_store`: each call opens the same data, empty and without a schema when the test begins. The suite
     upgrades and closes what it opens.

@@ -12,7 +12,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from tapewatch.documents import rfc3339
 from tapewatch.errors import Invalid
-from tapewatch.ports import AuditEntry, AuditQuery
+from tapewatch.ports import AuditEntry, AuditKind, AuditQuery
 from tapewatch.serve.api import API
 from tapewatch.serve.api.alerts import Instant, parse_instant_ns
 from tapewatch.serve.api.query import IDENTIFIER, Limit, Query
@@ -23,7 +23,7 @@ _CURSOR = re.compile(r"audit:([0-9]{1,18})")
 
 
 class AuditFilter(Query):
-    kind: Literal["rule", "watchlist"] | SkipJsonSchema[None] = None
+    kind: AuditKind | SkipJsonSchema[None] = None
     subject: Annotated[str, Field(pattern=IDENTIFIER)] | SkipJsonSchema[None] = None
     """The id of a rule or watchlist."""
     since: Instant | SkipJsonSchema[None] = None
@@ -37,7 +37,7 @@ class AuditBody(BaseModel):
     at: str
     actor: str
     action: Literal["create", "change", "delete"]
-    kind: Literal["rule", "watchlist"]
+    kind: AuditKind
     subject: str
     version: int
     before: dict[str, Any]
