@@ -104,6 +104,12 @@ Symbols = Annotated[int, typer.Option(help="Symbols of the synthetic market.")]
 TicksPerSecond = Annotated[float, typer.Option(help="Trades a second of the synthetic market.")]
 Seed = Annotated[int, typer.Option(help="Seed of the synthetic market.")]
 Speed = Annotated[float, typer.Option(help="How much faster than the clock the feed's time runs.")]
+WebhookTo = Annotated[
+    list[str] | None, typer.Option("--allow-webhook-to", help="A private network for channels; may be repeated.")
+]
+WebhookPort = Annotated[
+    list[int] | None, typer.Option(help="A port of public hosts for webhooks, instead of 443; may be repeated.")
+]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Logs as JSON lines.")]
 
 
@@ -135,6 +141,8 @@ def up(
     ticks_per_second: TicksPerSecond = 5_000.0,
     seed: Seed = 1,
     speed: Speed = 1.0,
+    allow_webhook_to: WebhookTo = None,
+    webhook_port: WebhookPort = None,
     log_json: LogJson = False,
 ) -> None:
     """Everything in one process: scanner, REST, WebSocket and page on one port."""
@@ -160,6 +168,8 @@ def up(
         ticks_per_s=ticks_per_second,
         seed=seed,
         speed=speed,
+        webhook_networks=tuple(allow_webhook_to or ()),
+        webhook_ports=tuple(webhook_port or (443,)),
         log_json=log_json,
     )
     from tapewatch.app.embedded import run_up
@@ -197,7 +207,7 @@ def _settings(context: typer.Context, path: Path | None) -> Path | None:
 @app.command("run")
 def run_role(
     roles: Annotated[
-        list[str], typer.Argument(help="ingest, bars, indicators, scanner, alerts, toplists, gateway, api.")
+        list[str], typer.Argument(help="ingest, bars, indicators, scanner, alerts, toplists, deliveries, gateway, api.")
     ],
     bus: Annotated[str, typer.Option(envvar="TAPEWATCH_BUS", help="Redis: redis://user:password@host:6379/0")] = "",
     store: Annotated[
@@ -251,6 +261,8 @@ def run_role(
     ticks_per_second: TicksPerSecond = 5_000.0,
     seed: Seed = 1,
     speed: Speed = 1.0,
+    allow_webhook_to: WebhookTo = None,
+    webhook_port: WebhookPort = None,
     log_json: LogJson = False,
     config_file: Annotated[
         Path | None,
@@ -289,6 +301,8 @@ def run_role(
         ticks_per_s=ticks_per_second,
         seed=seed,
         speed=speed,
+        webhook_networks=tuple(allow_webhook_to or ()),
+        webhook_ports=tuple(webhook_port or (443,)),
         log_json=log_json,
     )
     from tapewatch.app.distributed import run_roles

@@ -17,7 +17,7 @@ import structlog
 from tapewatch.adapters.journal import FileJournal
 from tapewatch.adapters.redis import RedisBus
 from tapewatch.adapters.redis_hot_state import RedisHotState
-from tapewatch.app.opening import feed_of, fill, open_store_at, reference_of
+from tapewatch.app.opening import addresses_of, feed_of, fill, open_store_at, reference_of, senders_of
 from tapewatch.app.program import Server, leave_no_ruin, listen, quieten, stopping_signals, tune_process, url_of
 from tapewatch.app.readers import Reader, Readers
 from tapewatch.app.status import ProcessStatus
@@ -29,6 +29,7 @@ from tapewatch.engine.toplists import SYSTEM_TOPLISTS
 from tapewatch.errors import ConfigError, Unavailable
 from tapewatch.nyse import trading_days
 from tapewatch.ports import Bus, Clock, Feed, HotState, Journal, Store
+from tapewatch.roles.deliveries import DeliveriesRole
 from tapewatch.roles.explain import ExplainRole
 from tapewatch.roles.housekeeping import Housekeeping
 from tapewatch.roles.ingest import Ingest
@@ -151,6 +152,7 @@ class Distributed:
         works: dict[str, Run] = {
             "ingest": self._run_ingest,
             "toplists": self._run_toplists,
+            "deliveries": self._run_deliveries,
             **{role: partial(self._run_reader, role) for role in PARTITIONED},
         }
         self.ownerships = {
@@ -294,6 +296,18 @@ class Distributed:
         finally:
             self.toplists = None
 
+    async def _run_deliveries(self, _: int, leave: asyncio.Event) -> None:
+        """Alerts to the channels that subscriptions name."""
+        config, clock = self._config, self._clock
+        role = DeliveriesRole(
+            bus=self.bus,
+            store=self._store,
+            clock=clock,
+            sender=senders_of(config, clock),
+            partitions=config.partitions,
+        )
+        await _until(leave, [role.run()])
+
     # -- what it says -------------------------------------------------------------------------------------------------
 
     async def _report(self) -> None:
@@ -325,6 +339,7 @@ class Distributed:
                     profile=config.profile,
                     scan_interval_ns=config.scan_interval_ns,
                 ),
+                addresses=addresses_of(config),
                 hosts=_LOOPBACK,
             )
             apps.append((create_app(services), config.port))

@@ -26,14 +26,17 @@ _NEVER = tuple(
     ip_network(network)
     for network in (
         "168.63.129.16/32",  # a cloud's own services on a public address
+        "192.0.0.0/24",  # protocols' own, and a cloud's metadata
         "192.88.99.0/24",  # relays of 6to4
         "::/96",  # IPv4 in IPv6, in all the ways that there are
         "::ffff:0:0/96",
         "::ffff:0:0:0/96",
         "64:ff9b::/96",
         "64:ff9b:1::/48",
-        "2001::/32",
+        "2001::/23",
         "2002::/16",
+        "3fff::/20",
+        "5f00::/16",
         "fec0::/10",
     )
 )

@@ -92,7 +92,7 @@ class WebhookSender:
                     await _read_some(answer)
                 finally:
                     await answer.aclose()
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 raise SendFailed(_problem(error)) from None
         _judge(answer)
 
@@ -121,7 +121,7 @@ def _retry_after_s(text: str) -> float | None:
     return float(min(int(text), MOST_RETRY_AFTER_S)) if text.isascii() and text.isdigit() and len(text) < 9 else None
 
 
-def _problem(error: httpx.HTTPError) -> str:
+def _problem(error: Exception) -> str:
     """Without the words of the library, which name addresses."""
     if isinstance(error, httpx.ConnectError):
         return "the certificate is not valid for this host" if "CERTIFICATE" in str(error) else "cannot be connected to"

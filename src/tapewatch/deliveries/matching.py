@@ -104,4 +104,4 @@ def _places(subscription: Subscription) -> list[tuple[str, str]]:
 
 
 def _severity(name: str) -> int:
-    return SEVERITIES.index(name) if name in SEVERITIES else 0  # type: ignore[arg-type]  # stored texts
+    return SEVERITIES.index(name) if name in SEVERITIES else 0

@@ -1,10 +1,11 @@
 """What the API is served from. The composition root fills it; routers read it."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tapewatch.channels.addresses import Addresses
 from tapewatch.documents import Alert, Rule
 from tapewatch.ports import Bus, Clock, HotState, Store
 from tapewatch.serve.board_view import BoardView
@@ -52,5 +53,7 @@ class Services:
     hosts: frozenset[str] = frozenset()
     """Host names (without port) that requests may name; empty means any. Set it when bound to a loopback address: a
     foreign page whose name was made to resolve to 127.0.0.1 sends its own name here."""
+    addresses: Addresses = field(default_factory=Addresses)
+    """Which hosts channels may be sent to."""
     ui: Path = Path(__file__).parent / "ui"
     """The built page."""
