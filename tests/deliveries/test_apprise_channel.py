@@ -5,7 +5,7 @@ import logging
 import socket
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_network
 from typing import Any
 
@@ -65,9 +65,11 @@ async def listening(*, hangs: bool = False) -> AsyncIterator[tuple[int, list[byt
             await ended.wait()
         else:
             writer.write(b"220 test\r\n")
-            while line := await reader.readline():
-                heard.append(line)
-                writer.write(b"250 no more\r\n" if line.upper().startswith((b"EHLO", b"HELO")) else b"502 no\r\n")
+            with suppress(ConnectionError):
+                while line := await reader.readline():
+                    heard.append(line)
+                    known = line.upper().startswith((b"EHLO", b"HELO"))
+                    writer.write(b"250 no more\r\n" if known else b"502 no\r\n")
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)

@@ -101,9 +101,7 @@ def test_alert_is_for_those_that_a_walk_through_all_of_them_finds(
     ]
     matching = Matching(subscriptions, rules=rules, watchlists=watchlists)
     for number, (rule_id, symbol, tags, session, severity) in enumerate(alerts):
-        alert = make_alert(
-            number, rule_id=rule_id, symbol=symbol, tags=tuple(tags), session=session, severity=severity
-        )
+        alert = make_alert(number, rule_id=rule_id, symbol=symbol, tags=tuple(tags), session=session, severity=severity)
         assert [one.id for one in matching.of(alert)] == naive(subscriptions, alert, rules, watchlists)
 
 

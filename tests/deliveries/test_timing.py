@@ -30,9 +30,7 @@ def quiet(start: str, end: str, *days: str) -> QuietHours:
 
 
 def verdicts(timing: Timing, subscription: Any, seconds: list[float], symbol: str = "AAPL") -> list[str]:
-    return [
-        timing.decide(subscription, "r", symbol, NOON_NS + round(second * SECOND_NS)).verdict for second in seconds
-    ]
+    return [timing.decide(subscription, "r", symbol, NOON_NS + round(second * SECOND_NS)).verdict for second in seconds]
 
 
 def test_cooldown_is_of_subscription_rule_and_symbol() -> None:

@@ -57,7 +57,7 @@ async def test_alert_arrives_signed_at_the_name_s_own_host(sender: WebhookSender
     sent = delivery()
     await sender.send(channel(receiver), sent)
     ((headers, body),) = receiver.requests
-    assert headers[""] == "POST /in?key=1 HTTP/1.1"
+    assert headers["request"] == "POST /in?key=1 HTTP/1.1"
     assert headers["host"] == f"{NAME}:{receiver.port}"
     assert headers["idempotency-key"] == sent.delivery_id
     assert headers["content-type"] == "application/json"
@@ -97,9 +97,7 @@ async def test_name_is_asked_once_so_that_what_was_checked_is_what_is_connected_
     assert names.asked == [NAME]
 
 
-async def test_certificate_of_another_name_is_refused(
-    sender: WebhookSender, receiver: Receiver, names: Names
-) -> None:
+async def test_certificate_of_another_name_is_refused(sender: WebhookSender, receiver: Receiver, names: Names) -> None:
     names.answers["other.example.com"] = [["127.0.0.1"]]
     with pytest.raises(SendFailed, match="certificate"):
         await sender.send(channel(receiver, host="other.example.com"), delivery())
@@ -127,7 +125,13 @@ async def test_redirect_is_not_followed(sender: WebhookSender, receiver: Receive
     ],
 )
 async def test_refusal_says_whether_another_try_makes_sense(
-    *, sender: WebhookSender, receiver: Receiver, status: int, headers: list[str], permanent: bool, after_s: float | None
+    *,
+    sender: WebhookSender,
+    receiver: Receiver,
+    status: int,
+    headers: list[str],
+    permanent: bool,
+    after_s: float | None,
 ) -> None:
     receiver.answers = [answer(status, *headers, body=b"words of the receiver")]
     with pytest.raises(SendFailed) as caught:

@@ -52,8 +52,8 @@ class Receiver:
         self.connections += 1
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-            headers = {"": head[0]}
-            for line in head[1:]:
+            headers = {"request": head[0]}
+            for line in filter(None, head[1:]):
                 name, _, value = line.partition(": ")
                 headers[name.lower()] = value
             body = await reader.readexactly(int(headers.get("content-length", "0")))

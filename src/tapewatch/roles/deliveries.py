@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from tapewatch.channels.sending import Sender, SendFailed
@@ -267,6 +268,7 @@ class DeliveriesRole:
         if not await self._patiently(lambda: self._store.claim_delivery(delivery, until_ns=now_ns + _CLAIM_NS)):
             return True
         receiver.pace.sent(now_ns)
+        delivery = msgspec.structs.replace(delivery, attempts=delivery.attempts + 1)
         try:
             await self._sender.send(channel, delivery)
         except SendFailed as failure:
@@ -283,7 +285,7 @@ class DeliveriesRole:
 
     async def _failed(self, channel: Channel, delivery: Delivery, receiver: _Receiver, failure: SendFailed) -> None:
         """The delivery waits, and so does its channel: others of it would fail, too."""
-        attempts, now_ns = delivery.attempts + 1, self._clock.now_ns()
+        attempts, now_ns = delivery.attempts, self._clock.now_ns()
         chance = random.random()  # noqa: S311  # jitter needs no secrecy
         wait_s = max(retry_after_s(attempts, chance=chance), failure.retry_after_s or 0.0)
         dead = failure.permanent or attempts >= MOST_ATTEMPTS
