@@ -75,7 +75,7 @@ def naive(
             and (set(what.tags) & set(alert.tags) or not what.tags)
             and (set(what.watchlists) & on or not what.watchlists)
             and (alert.session in one.sessions or not one.sessions)
-            and SEVERITIES.index(alert.severity) >= SEVERITIES.index(one.severity)  # type: ignore[arg-type]
+            and SEVERITIES.index(alert.severity) >= SEVERITIES.index(one.severity)
         ):
             found.append(one.id)
     return sorted(found)

@@ -147,7 +147,7 @@ async def test_receiver_that_never_answers_is_left(
     monkeypatch.setattr(webhook, "ANSWER_S", 0.3)
     receiver.hangs = True
     started = time.monotonic()
-    with pytest.raises(SendFailed, match="no answer|broke|not HTTP"):
+    with pytest.raises(SendFailed, match=r"no answer|broke|not HTTP"):
         await sender.send(channel(receiver), delivery())
     assert time.monotonic() - started < 1.5
 
