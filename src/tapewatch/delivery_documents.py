@@ -14,6 +14,7 @@ from zoneinfo import available_timezones
 import msgspec
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Discriminator,
     Field,
     SecretStr,
@@ -81,6 +82,12 @@ def instant_ns(text: str) -> int:
     return round((at - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * SECOND_NS
 
 
+def _whole(value: Any) -> Any:
+    """In JSON 60.0 is the same number as 60."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 Name = Annotated[Text, Field(min_length=1, max_length=120)]
 ClockTime = Annotated[str, Field(max_length=5, examples=["22:00"]), AfterValidator(_clock_time)]
 TimeZone = Annotated[str, Field(max_length=64, examples=["America/New_York"]), AfterValidator(_time_zone)]
@@ -130,8 +137,8 @@ class QuietHours(Document):
 class Digest(Document):
     """When more than so many alerts come within so many seconds, the further ones are told together."""
 
-    more_than: Annotated[int, Field(ge=1, le=1_000)] = 20
-    within_s: Annotated[int, Field(ge=1, le=3_600)] = 60
+    more_than: Annotated[Whole, Field(ge=1, le=1_000)] = 20
+    within_s: Annotated[Whole, Field(ge=1, le=3_600)] = 60
 
 
 class SubscriptionDraft(Document):
@@ -147,7 +154,7 @@ class SubscriptionDraft(Document):
     channels: Annotated[list[Identifier], Field(max_length=MAX_CHANNELS_EACH), AfterValidator(_once)] = Field(
         default_factory=list
     )
-    cooldown: Annotated[int, Field(ge=0, le=MAX_COOLDOWN_S)] = 0
+    cooldown: Annotated[Whole, Field(ge=0, le=MAX_COOLDOWN_S)] = 0
     """Seconds in which a rule's further alerts for the same symbol are not told."""
     quiet_hours: QuietHours | None = None
     muted_until: Instant = ""
@@ -320,7 +327,7 @@ class ChannelDraft(Document):
     name: Name
     enabled: bool = True
     settings: Settings
-    rate_per_minute: Annotated[int, Field(ge=1, le=600)] | None = None
+    rate_per_minute: Annotated[Whole, Field(ge=1, le=600)] | None = None
     """None: what its kind bears."""
 
 
