@@ -143,7 +143,3 @@ def test_proxy_that_is_no_network_is_refused(network: str) -> None:
     assert UpConfig().server_options == {}
     options = UpConfig(trusted_proxies=("10.0.0.0/8", "::1")).server_options
     assert options == {"forwarded_allow_ips": "10.0.0.0/8,::1"}
-
-
-def test_limits_are_off_where_there_is_one_user() -> None:
-    assert [UpConfig(rate_limit=wanted).is_limited for wanted in (None, True, False)] == [False, True, False]

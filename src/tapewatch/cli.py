@@ -126,6 +126,12 @@ RateLimit = Annotated[
         "--rate-limit/--no-rate-limit", help="100 requests a minute a user, 1,000 an address; else with accounts only."
     ),
 ]
+WebhookTo = Annotated[
+    list[str] | None, typer.Option("--allow-webhook-to", help="A private network for channels; may be repeated.")
+]
+WebhookPort = Annotated[
+    list[int] | None, typer.Option(help="A port of public hosts for webhooks, instead of 443; may be repeated.")
+]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Logs as JSON lines.")]
 
 
@@ -158,6 +164,8 @@ def up(
     ticks_per_second: TicksPerSecond = 5_000.0,
     seed: Seed = 1,
     speed: Speed = 1.0,
+    allow_webhook_to: WebhookTo = None,
+    webhook_port: WebhookPort = None,
     log_json: LogJson = False,
     allow_origin: AllowOrigin = None,
     trusted_proxy: TrustedProxy = None,
@@ -187,6 +195,8 @@ def up(
         ticks_per_s=ticks_per_second,
         seed=seed,
         speed=speed,
+        webhook_networks=tuple(allow_webhook_to or ()),
+        webhook_ports=tuple(webhook_port or (443,)),
         log_json=log_json,
         allow_origins=tuple(allow_origin or ()),
         trusted_proxies=tuple(trusted_proxy or ()),
@@ -227,7 +237,7 @@ def _settings(context: typer.Context, path: Path | None) -> Path | None:
 @app.command("run")
 def run_role(
     roles: Annotated[
-        list[str], typer.Argument(help="ingest, bars, indicators, scanner, alerts, toplists, gateway, api.")
+        list[str], typer.Argument(help="ingest, bars, indicators, scanner, alerts, toplists, deliveries, gateway, api.")
     ],
     bus: Annotated[str, typer.Option(envvar="TAPEWATCH_BUS", help="Redis: redis://user:password@host:6379/0")] = "",
     store: Annotated[
@@ -282,6 +292,8 @@ def run_role(
     ticks_per_second: TicksPerSecond = 5_000.0,
     seed: Seed = 1,
     speed: Speed = 1.0,
+    allow_webhook_to: WebhookTo = None,
+    webhook_port: WebhookPort = None,
     log_json: LogJson = False,
     allow_origin: AllowOrigin = None,
     trusted_proxy: TrustedProxy = None,
@@ -324,6 +336,8 @@ def run_role(
         ticks_per_s=ticks_per_second,
         seed=seed,
         speed=speed,
+        webhook_networks=tuple(allow_webhook_to or ()),
+        webhook_ports=tuple(webhook_port or (443,)),
         log_json=log_json,
         allow_origins=tuple(allow_origin or ()),
         trusted_proxies=tuple(trusted_proxy or ()),

@@ -4,6 +4,7 @@ import ipaddress
 import os
 import re
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 
 from tapewatch.engine.columns import SECOND_NS
@@ -18,9 +19,9 @@ _REFERENCES = ("alpaca", "massive")
 FEEDS = ("synthetic", "replay", *LIVE_FEEDS)
 PARTITIONED = ("bars", "indicators", "scanner", "alerts")
 """Roles whose members share the partitions."""
-SINGLE = ("ingest", "toplists")
+SINGLE = ("ingest", "toplists", "deliveries")
 """Roles of which one member works, and the others stand by."""
-ROLES = ("ingest", *PARTITIONED, "toplists", "gateway", "api")
+ROLES = ("ingest", *PARTITIONED, "toplists", "deliveries", "gateway", "api")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 _HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:\-]{0,252}")
 PARTITIONS = 16
@@ -92,6 +93,10 @@ class UpConfig:
     """Networks whose X-Forwarded-For is believed."""
     rate_limit: bool | None = None
     """Whether users and addresses are limited; None: where there are accounts."""
+    webhook_networks: tuple[str, ...] = ()
+    """Private networks that channels may be sent to, such as 10.1.0.0/16."""
+    webhook_ports: tuple[int, ...] = (443,)
+    """Of public hosts."""
 
     def __post_init__(self) -> None:
         for origin in self.allow_origins:
@@ -140,6 +145,14 @@ class UpConfig:
             raise ConfigError(f"--ticks-per-second: {self.ticks_per_s:g} is not between 0 and 500000")
         if not self.speed > 0:
             raise ConfigError(f"--speed: {self.speed:g} is not positive")
+        for network in self.webhook_networks:
+            try:
+                ip_network(network)
+            except ValueError:
+                raise ConfigError(f"--allow-webhook-to: {network!r} is not a network such as 10.1.0.0/16") from None
+        for port in self.webhook_ports:
+            if not 1 <= port <= 65_535:
+                raise ConfigError(f"--webhook-port: {port} is not a port (1 to 65535)")
 
     @property
     def is_loopback(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checka
 
 from tapewatch.accounts.roles import Role
 from tapewatch.accounts.users import ApiToken, Profile, SignIn, User
+from tapewatch.delivery_documents import Channel, Delivery, DeliveryState, Subscription, Told
 from tapewatch.documents import Alert, Rule, Security, Split, Watchlist
 from tapewatch.engine.board import BoardRows
 from tapewatch.engine.columns import Bars, Batch, Facts, Gap
@@ -235,7 +236,7 @@ class Snapshot(NamedTuple):
     """Those that enabled rules name, by id."""
 
 
-AuditKind = Literal["rule", "watchlist", "user", "session", "token"]
+AuditKind = Literal["rule", "watchlist", "subscription", "channel", "user", "session", "token"]
 AuditAction = Literal["create", "change", "delete"]
 AUDIT_DAYS = 90
 BAR_DAYS = ALERT_DAYS = 365
@@ -383,7 +384,122 @@ class AccountStore(Protocol):
         ...
 
 
-class Store(AccountStore, Protocol):
+SENT_DAYS, DEAD_DAYS = 7, 30
+MOST_CHANNELS, MOST_SUBSCRIPTIONS = 50, 200
+"""Of one owner."""
+
+
+class DeliveryQuery(NamedTuple):
+    """Which deliveries; None means any. Newest first; `before` is the (at_ns, delivery_id) of the last one seen."""
+
+    owner: str | None = None
+    channel_id: str | None = None
+    state: DeliveryState | None = None
+    before: tuple[int, str] | None = None
+    limit: int = 100
+
+
+class DeliveryStore(Protocol):
+    """Subscriptions, channels, and the outbox: what is to be told to whom, and what became of it.
+
+    A delivery's id is derived from what it tells, so it exists once. Writes of a reader are fenced as those of `Store`.
+    """
+
+    async def subscriptions(self, owner: str | None = None) -> list[Subscription]:
+        """All that were not deleted, or those of one owner, by id."""
+        ...
+
+    async def subscription(self, subscription_id: str) -> Subscription:
+        """`NotFound` if there is none or it was deleted."""
+        ...
+
+    async def save_subscription(self, subscription: Subscription, *, actor: str = "local") -> Subscription:
+        """Version 1 creates it, any other must be one more than the stored one; else `VersionConflict`. `Forbidden`
+        past `MOST_SUBSCRIPTIONS` of its owner. The owner and `created_at` are those of version 1. In the audit log.
+        """
+        ...
+
+    async def delete_subscription(self, subscription_id: str, *, actor: str = "local") -> None: ...
+
+    async def channels(self, owner: str | None = None) -> list[Channel]:
+        """As `subscriptions`, with their secrets."""
+        ...
+
+    async def channel(self, channel_id: str) -> Channel:
+        """`NotFound` if there is none or it was deleted."""
+        ...
+
+    async def save_channel(self, channel: Channel, *, actor: str = "local") -> Channel:
+        """As `save_subscription`, with `MOST_CHANNELS`. The audit log has its secrets as set or unset."""
+        ...
+
+    async def delete_channel(self, channel_id: str, *, actor: str = "local") -> None:
+        """`VersionConflict`, which names them, while subscriptions name it. Its secrets are forgotten, and what waits
+        for it is dead.
+        """
+        ...
+
+    async def routing_number(self) -> int:
+        """Rises with every change of a subscription, channel, watchlist or rule; costs little to ask."""
+        ...
+
+    async def save_deliveries(
+        self,
+        deliveries: Sequence[Delivery],
+        *,
+        reader: str,
+        position: Position | None = None,
+        owner: int | None = None,
+    ) -> list[Delivery]:
+        """Insert those whose id is new, with the reader's position, and return just these, in order."""
+        ...
+
+    async def told_since(self, since_ns: int) -> list[Told]:
+        """Of alerts at or after that instant what is, will be or was told, oldest first."""
+        ...
+
+    async def due_channels(self, now_ns: int) -> list[str]:
+        """Those for which something pending or held is due, by id."""
+        ...
+
+    async def waiting_deliveries(
+        self, channel_id: str, *, state: DeliveryState, due_ns: int | None = None, limit: int = 100
+    ) -> list[Delivery]:
+        """The oldest of that state by (at_ns, delivery_id); with `due_ns` those due by then."""
+        ...
+
+    async def count_waiting(self, channel_ids: Sequence[str]) -> dict[str, int]:
+        """What is pending or held, of those channels that have any."""
+        ...
+
+    async def fold_deliveries(self, digest: Delivery, folded: Sequence[str]) -> bool:
+        """Put `digest` in the place of those that still wait. False, and nothing changed, if they do not all."""
+        ...
+
+    async def claim_delivery(self, delivery: Delivery, *, until_ns: int) -> bool:
+        """Begin an attempt: True for one caller, whose attempt counts. If it says nothing more, the delivery is due
+        again at `until_ns`. False if it changed since it was read.
+        """
+        ...
+
+    async def finish_delivery(
+        self, delivery_id: str, *, state: DeliveryState, at_ns: int, error: str = "", next_try_ns: int = 0
+    ) -> None:
+        """What became of an attempt. Sent is for good."""
+        ...
+
+    async def deliveries(self, query: DeliveryQuery) -> list[Delivery]: ...
+
+    async def delivery(self, delivery_id: str) -> Delivery:
+        """`NotFound` if there is none."""
+        ...
+
+    async def replay_delivery(self, delivery_id: str, *, now_ns: int) -> Delivery:
+        """Send it once more: it is pending, with no attempts. `VersionConflict` unless it is dead or sent."""
+        ...
+
+
+class Store(AccountStore, DeliveryStore, Protocol):
     """What must survive. A write is durable when the call returns; effects and the reader's position go together.
 
     A reader such as ``bars:3`` has one owner at a time. Writes that name an `owner` are refused with `LeaseLost`,

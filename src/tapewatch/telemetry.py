@@ -33,6 +33,7 @@ FEED_RUNNING = Gauge("feed_running", "1 while the provider's data flow", ("feed"
 DUPLICATE_TRADES_TOTAL = Counter("duplicate_trades_total", "Trades left out because they had come before", ("feed",))
 ALERTS_EMITTED_TOTAL = Counter("alerts_emitted_total", "Alerts that the scanner published")
 ALERTS_DELIVERED_TOTAL = Counter("alerts_delivered_total", "Alert frames handed to a socket, one a client")
+DELIVERIES_TOTAL = Counter("deliveries_total", "Deliveries to channels, by what became of them", ("state",))
 ERRORS_TOTAL = Counter("errors_total", "Failures that were survived, by the place that survived them", ("where",))
 FEED_CONNECTS_TOTAL = Counter("feed_connects_total", "Connections on which the provider served us", ("feed",))
 FEED_LOSSES_TOTAL = Counter("feed_losses_total", "Connections to a provider that ended or failed", ("feed", "reason"))

@@ -8,7 +8,8 @@ import schemathesis
 from hypothesis import strategies as st
 
 from tapewatch.contracts.samples import EVERY_NODE
-from tapewatch.serve.api import audit, history
+from tapewatch.contracts.store_deliveries import make_delivery
+from tapewatch.serve.api import audit, deliveries, history
 from tapewatch.serve.api.alerts import write_cursor
 
 # Composing a text changes its length, and a limit of length holds for the composed one.
@@ -23,6 +24,7 @@ AUDIT_CURSOR = st.integers(0, 10**18 - 1).map(audit.write_cursor)
 # Two instants of one question may be twenty years apart.
 INSTANT = st.datetimes(datetime(2012, 1, 1), datetime(2030, 1, 1)).map(lambda at: f"{at.isoformat()}Z")  # noqa: DTZ001
 HISTORY_CURSOR = st.integers(0, 2**63 - 1).map(history.write_cursor)
+DELIVERY_CURSOR = st.integers(0, 2**63 - 1).map(lambda at_ns: deliveries.write_cursor(make_delivery(1, at_ns=at_ns)))
 RULE_FIRE = st.sampled_from(["edge", "level", "once per bar 5m", "once per session", "once per day"])
 RULE_TEXT = st.sampled_from(
     [
@@ -40,6 +42,7 @@ schemathesis.openapi.format("plain-text", PLAIN_TEXT)
 schemathesis.openapi.format("alert-cursor", CURSOR)
 schemathesis.openapi.format("audit-cursor", AUDIT_CURSOR)
 schemathesis.openapi.format("history-cursor", HISTORY_CURSOR)
+schemathesis.openapi.format("delivery-cursor", DELIVERY_CURSOR)
 schemathesis.openapi.format("rule-text", RULE_TEXT)
 schemathesis.openapi.format("sector-text", SECTOR_TEXT)
 schemathesis.openapi.format("rule-fire", RULE_FIRE)
@@ -78,6 +81,7 @@ def before_load_schema(_context: Any, document: dict[str, Any]) -> None:
                 schema["properties"]["seconds"] = {"enum": [1, 90, 86_400]}
             if "times" in schema["properties"]:
                 schema["properties"]["times"] = {"enum": [2, 7, 1_000]}
+    _tell_of_channels(document)
     schemas["GivenSectors"]["properties"]["sector"]["items"] = {"type": "string", "format": "sector-text"}
     for path, item in document["paths"].items():
         for operation in item.values():
@@ -95,6 +99,33 @@ def before_load_schema(_context: Any, document: dict[str, Any]) -> None:
                         _without(whole, {"when", "fire"}, required="conditions"),
                     ]
                 }
+
+
+def _tell_of_channels(document: dict[str, Any]) -> None:
+    """Texts that only code can tell from others, and what must fit together."""
+    schemas = document["components"]["schemas"]
+    hook = schemas["GivenWebhookSettings"]
+    hook["properties"]["url"] = {"enum": ["https://hooks.example.com/in", "https://example.org:443/a?b=c"]}
+    hook["properties"]["secret"] = {"enum": ["x" * 24, "a longer secret, with blanks and signs: %s"]}
+    hook["required"] = ["kind", "url", "secret"]
+    schemas["GivenWhat"] = {
+        "type": "object",
+        "properties": {"all": {"enum": [True]}},
+        "required": ["all"],
+        "additionalProperties": False,
+    }
+    quiet = schemas["GivenQuietHours"]["properties"]
+    quiet["from"], quiet["to"] = {"enum": ["22:00", "23:59"]}, {"enum": ["00:00", "07:30"]}
+    quiet["time_zone"] = {"enum": ["America/New_York", "UTC"]}
+    for path in ("/api/v1/channels", "/api/v1/channels/{channel_id}"):
+        for method in {"post", "put"} & document["paths"][path].keys():
+            body = document["paths"][path][method]["requestBody"]["content"]["application/json"]["schema"]
+            body["properties"]["settings"] = {"$ref": f"{_GIVEN}WebhookSettings"}
+    for path in ("/api/v1/subscriptions", "/api/v1/subscriptions/{subscription_id}"):
+        for method in {"post", "put"} & document["paths"][path].keys():
+            body = document["paths"][path][method]["requestBody"]["content"]["application/json"]["schema"]
+            body["properties"]["channels"] = {"type": "array", "maxItems": 0}
+            body["properties"]["muted_until"] = {"enum": ["", "2025-03-04T14:30:00Z"]}
 
 
 def _without(schema: dict[str, Any], dropped: set[str], *, required: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tapewatch.adapters.sql import SqlStore
+from tapewatch.channels.addresses import Addresses
 from tapewatch.contracts.samples import make_rule_of_every_node, make_watchlist
 from tapewatch.documents import Alert, Rule
 from tapewatch.engine.board import BoardRows
@@ -43,7 +44,11 @@ def services(services: Services, make_alert: Callable[..., Alert]) -> Services:
             seconds=0.5,
         )
 
-    return replace(services, dry_run=dry_run, status=lambda: {"state": "running", "feed": {"name": "synthetic"}})
+    async def resolve(_host: str, _port: int) -> list[str]:
+        return ["93.184.216.34"]
+
+    status = {"state": "running", "feed": {"name": "synthetic"}}
+    return replace(services, dry_run=dry_run, status=lambda: status, addresses=Addresses(resolve=resolve))
 
 
 @pytest.mark.parametrize(
@@ -96,6 +101,7 @@ async def test_document_describes_what_is_served(api: httpx.AsyncClient) -> None
     document = (await api.get(DOCUMENT)).json()
     operations = {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item}
     rules, rule, lists = "/api/v1/rules", "/api/v1/rules/{rule_id}", "/api/v1/watchlists"
+    channels, subscriptions = "/api/v1/channels", "/api/v1/subscriptions"
     assert operations == {
         *(f"GET {rules}", f"POST {rules}", f"POST {rules}/validate", f"POST {rules}/dry-run"),
         *(f"GET {rules}/templates", f"GET {rules}/templates/{{template_id}}"),
@@ -116,6 +122,12 @@ async def test_document_describes_what_is_served(api: httpx.AsyncClient) -> None
         *("GET /api/v1/user/tokens", "POST /api/v1/user/tokens", "DELETE /api/v1/user/tokens/{token_id}"),
         *("GET /api/v1/users", "POST /api/v1/users"),
         *(f"{method} /api/v1/users/{{user_id}}" for method in ("GET", "PUT", "DELETE")),
+        *(f"{method} {path}" for method in ("GET", "POST") for path in (channels, subscriptions)),
+        *(f"{method} {channels}/{{channel_id}}" for method in ("GET", "PUT", "DELETE")),
+        *(f"{method} {subscriptions}/{{subscription_id}}" for method in ("GET", "PUT", "DELETE")),
+        *(f"POST {channels}/{{channel_id}}/test", f"POST {subscriptions}/{{subscription_id}}/mute"),
+        *("GET /api/v1/deliveries", "GET /api/v1/deliveries/{delivery_id}"),
+        "POST /api/v1/deliveries/{delivery_id}/replay",
         *("GET /api/v1/metrics", "GET /api/v1/system/status", "GET /api/v1/health", "GET /api/v1/ready"),
     }
     components = document["components"]["schemas"]

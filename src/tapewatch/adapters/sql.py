@@ -26,6 +26,7 @@ from tapewatch.adapters import (
     sql_accounts,
     sql_alerts,
     sql_bars,
+    sql_deliveries,
     sql_marks,
     sql_once,
     sql_readers,
@@ -33,11 +34,13 @@ from tapewatch.adapters import (
     sql_rules,
 )
 from tapewatch.adapters.sql_database import Database
+from tapewatch.adapters.sql_deliveries import CHANNELS, SUBSCRIPTIONS
 from tapewatch.adapters.sql_rules import RULES, WATCHLISTS, Change
 from tapewatch.adapters.sql_statements import page_size
 from tapewatch.adapters.sql_tables import alert_history, bars_1d, bars_1m
 from tapewatch.adapters.sqlite import SqliteDatabase
 from tapewatch.clock import SystemClock
+from tapewatch.delivery_documents import Channel, Delivery, DeliveryState, Subscription, Told
 from tapewatch.documents import DAY_S, Alert, Rule, Security, Split, Watchlist
 from tapewatch.engine.columns import SECOND_NS, Bars
 from tapewatch.engine.daily import DailyBars
@@ -51,6 +54,7 @@ from tapewatch.ports import (
     AuditEntry,
     AuditQuery,
     Clock,
+    DeliveryQuery,
     KeptAnswer,
     OnceState,
     Position,
@@ -294,6 +298,7 @@ class SqlStore:
         async with self._database.write() as connection:
             expired = await sql_rules.expire_audit(connection, now_ns)
             await sql_once.expire(connection, now_ns)
+            await sql_deliveries.expire(connection, now_ns)
             if tape_ns is None:
                 return expired
             bars_ns, alerts_ns = tape_ns - BAR_DAYS * DAY_NS, tape_ns - ALERT_DAYS * DAY_NS
@@ -450,6 +455,122 @@ class SqlStore:
     async def note_tokens_used(self, used: Mapping[str, int]) -> None:
         async with self._database.write() as connection:
             await sql_accounts.note_tokens_used(connection, used)
+
+    @_whole
+    async def subscriptions(self, owner: str | None = None) -> list[Subscription]:
+        async with self._database.read() as connection:
+            return await sql_deliveries.read_all(connection, SUBSCRIPTIONS, owner)
+
+    @_whole
+    async def subscription(self, subscription_id: str) -> Subscription:
+        async with self._database.read() as connection:
+            return await sql_deliveries.read_one(connection, SUBSCRIPTIONS, subscription_id)
+
+    @_whole
+    async def save_subscription(self, subscription: Subscription, *, actor: str = "local") -> Subscription:
+        async with self._database.write() as connection:
+            return await sql_deliveries.save(connection, SUBSCRIPTIONS, subscription, self._change(actor))
+
+    @_whole
+    async def delete_subscription(self, subscription_id: str, *, actor: str = "local") -> None:
+        async with self._database.write() as connection:
+            await sql_deliveries.delete(connection, SUBSCRIPTIONS, subscription_id, self._change(actor))
+
+    @_whole
+    async def channels(self, owner: str | None = None) -> list[Channel]:
+        async with self._database.read() as connection:
+            return await sql_deliveries.read_all(connection, CHANNELS, owner)
+
+    @_whole
+    async def channel(self, channel_id: str) -> Channel:
+        async with self._database.read() as connection:
+            return await sql_deliveries.read_one(connection, CHANNELS, channel_id)
+
+    @_whole
+    async def save_channel(self, channel: Channel, *, actor: str = "local") -> Channel:
+        async with self._database.write() as connection:
+            return await sql_deliveries.save(connection, CHANNELS, channel, self._change(actor))
+
+    @_whole
+    async def delete_channel(self, channel_id: str, *, actor: str = "local") -> None:
+        async with self._database.write() as connection:
+            await sql_deliveries.delete_channel(connection, channel_id, self._change(actor))
+
+    @_whole
+    async def routing_number(self) -> int:
+        async with self._database.read() as connection:
+            return await sql_deliveries.read_routing_number(connection)
+
+    @_whole
+    async def save_deliveries(
+        self,
+        deliveries: Sequence[Delivery],
+        *,
+        reader: str,
+        position: Position | None = None,
+        owner: int | None = None,
+    ) -> list[Delivery]:
+        async with self._database.write() as connection:
+            await sql_readers.own(connection, reader, owner)
+            new = await sql_deliveries.save_deliveries(connection, deliveries)
+            await sql_readers.save_position(connection, reader, position)
+        return new
+
+    @_whole
+    async def told_since(self, since_ns: int) -> list[Told]:
+        async with self._database.read() as connection:
+            return await sql_deliveries.read_told(connection, since_ns)
+
+    @_whole
+    async def due_channels(self, now_ns: int) -> list[str]:
+        async with self._database.read() as connection:
+            return await sql_deliveries.read_due_channels(connection, now_ns)
+
+    @_whole
+    async def waiting_deliveries(
+        self, channel_id: str, *, state: DeliveryState, due_ns: int | None = None, limit: int = 100
+    ) -> list[Delivery]:
+        async with self._database.read() as connection:
+            return await sql_deliveries.read_waiting(connection, channel_id, state, due_ns, limit)
+
+    @_whole
+    async def count_waiting(self, channel_ids: Sequence[str]) -> dict[str, int]:
+        async with self._database.read() as connection:
+            return await sql_deliveries.count_waiting(connection, channel_ids)
+
+    @_whole
+    async def fold_deliveries(self, digest: Delivery, folded: Sequence[str]) -> bool:
+        async with self._database.write() as connection:
+            return await sql_deliveries.fold(connection, digest, folded)
+
+    @_whole
+    async def claim_delivery(self, delivery: Delivery, *, until_ns: int) -> bool:
+        async with self._database.write() as connection:
+            return await sql_deliveries.claim(connection, delivery, until_ns)
+
+    @_whole
+    async def finish_delivery(
+        self, delivery_id: str, *, state: DeliveryState, at_ns: int, error: str = "", next_try_ns: int = 0
+    ) -> None:
+        async with self._database.write() as connection:
+            await sql_deliveries.finish(
+                connection, delivery_id, state=state, at_ns=at_ns, error=error, next_try_ns=next_try_ns
+            )
+
+    @_whole
+    async def deliveries(self, query: DeliveryQuery) -> list[Delivery]:
+        async with self._database.read() as connection:
+            return await sql_deliveries.read_deliveries(connection, query)
+
+    @_whole
+    async def delivery(self, delivery_id: str) -> Delivery:
+        async with self._database.read() as connection:
+            return await sql_deliveries.read_delivery(connection, delivery_id)
+
+    @_whole
+    async def replay_delivery(self, delivery_id: str, *, now_ns: int) -> Delivery:
+        async with self._database.write() as connection:
+            return await sql_deliveries.replay(connection, delivery_id, now_ns)
 
     async def close(self) -> None:
         """Refuse new calls, let the running ones end, and let go of the database."""

@@ -327,3 +327,56 @@ done_once = Table(
     PrimaryKeyConstraint("user_id", "key"),
     Index(None, "begun_ns"),
 )
+
+# One row each; a deleted one stays, without its document, so that the sum of versions only rises.
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("subscription_id", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    Column("document", JSON, nullable=False),
+    PrimaryKeyConstraint("subscription_id"),
+    Index(None, "owner"),
+)
+
+# The document has the channel's secrets.
+channels = Table(
+    "channels",
+    metadata,
+    Column("channel_id", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    Column("document", JSON, nullable=False),
+    PrimaryKeyConstraint("channel_id"),
+    Index(None, "owner"),
+)
+
+# The outbox.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("delivery_id", Text, nullable=False),
+    Column("channel_id", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("alert_id", Text, nullable=False),
+    Column("rule_id", Text, nullable=False),
+    Column("symbol", Text, nullable=False),
+    Column("subscriptions", JSON, nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("next_try_ns", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("digest_id", Text, nullable=False),
+    Column("sent_ns", BigInteger, nullable=False),
+    Column("body", JSON, nullable=False),
+    PrimaryKeyConstraint("delivery_id"),
+    Index(None, "channel_id", "state", "at_ns"),
+    Index(None, "state", "next_try_ns"),
+    Index(None, "owner", "at_ns", "delivery_id"),
+    Index(None, "at_ns", "delivery_id"),
+)

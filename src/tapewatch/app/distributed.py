@@ -20,7 +20,15 @@ from tapewatch.adapters.journal import FileJournal
 from tapewatch.adapters.redis import RedisBus
 from tapewatch.adapters.redis_hot_state import RedisHotState
 from tapewatch.adapters.redis_limits import close_limits, limits_storage
-from tapewatch.app.opening import check_host, feed_of, fill, open_store_at, reference_of
+from tapewatch.app.opening import (
+    addresses_of,
+    check_host,
+    feed_of,
+    fill,
+    open_store_at,
+    reference_of,
+    senders_of,
+)
 from tapewatch.app.program import Server, leave_no_ruin, listen, quieten, stopping_signals, tune_process, url_of
 from tapewatch.app.readers import Reader, Readers
 from tapewatch.app.status import ProcessStatus
@@ -32,6 +40,7 @@ from tapewatch.engine.toplists import SYSTEM_TOPLISTS
 from tapewatch.errors import ConfigError, Unavailable
 from tapewatch.nyse import trading_days
 from tapewatch.ports import Bus, Clock, Feed, HotState, Journal, Store
+from tapewatch.roles.deliveries import DeliveriesRole
 from tapewatch.roles.explain import ExplainRole
 from tapewatch.roles.housekeeping import Housekeeping
 from tapewatch.roles.ingest import Ingest
@@ -172,6 +181,7 @@ class Distributed:
         works: dict[str, Run] = {
             "ingest": self._run_ingest,
             "toplists": self._run_toplists,
+            "deliveries": self._run_deliveries,
             **{role: partial(self._run_reader, role) for role in PARTITIONED},
         }
         self.ownerships = {
@@ -331,6 +341,18 @@ class Distributed:
             self.toplists = None
             self.parities = []
 
+    async def _run_deliveries(self, _: int, leave: asyncio.Event) -> None:
+        """Alerts to the channels that subscriptions name."""
+        config, clock = self._config, self._clock
+        role = DeliveriesRole(
+            bus=self.bus,
+            store=self._store,
+            clock=clock,
+            sender=senders_of(config, clock),
+            partitions=config.partitions,
+        )
+        await _until(leave, [role.run()])
+
     # -- what it says -------------------------------------------------------------------------------------------------
 
     async def _report(self) -> None:
@@ -364,6 +386,7 @@ class Distributed:
                     profile=config.profile,
                     scan_interval_ns=config.scan_interval_ns,
                 ),
+                addresses=addresses_of(config),
                 hosts=hosts,
                 foreign_origins=frozenset(config.allow_origins),
                 limits=None

@@ -17,7 +17,15 @@ from limits.aio.storage import MemoryStorage
 from tapewatch.accounts.secret import kept_keys, load_keys
 from tapewatch.accounts.tokens import Keys
 from tapewatch.adapters.memory import MemoryBus, MemoryHotState
-from tapewatch.app.opening import check_host, feed_of, fill, open_store, reference_of
+from tapewatch.app.opening import (
+    addresses_of,
+    check_host,
+    feed_of,
+    fill,
+    open_store,
+    reference_of,
+    senders_of,
+)
 from tapewatch.app.program import Server, listen, quieten, stopping_signals, tune_process, url_of
 from tapewatch.app.readers import Reader, Readers
 from tapewatch.app.status import EmbeddedStatus
@@ -29,6 +37,7 @@ from tapewatch.engine.toplists import SYSTEM_TOPLISTS
 from tapewatch.errors import Unavailable, VersionConflict
 from tapewatch.nyse import trading_days
 from tapewatch.ports import Clock, Feed, Store
+from tapewatch.roles.deliveries import DeliveriesRole
 from tapewatch.roles.explain import ExplainRole
 from tapewatch.roles.housekeeping import Housekeeping
 from tapewatch.roles.ingest import Ingest
@@ -134,6 +143,14 @@ class Embedded:
         self._housekeeping = Housekeeping(store=store, clock=clock, tape_ns=lambda: self.ingest.watermark_ns)
         self.parities = [ParityRole(bus=bus, clock=clock, partition=p) for p in range(partitions)]
         self.toplists = ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=partitions)
+        self.deliveries = DeliveriesRole(
+            bus=bus,
+            store=store,
+            clock=clock,
+            sender=senders_of(config, clock),
+            partitions=partitions,
+            resumes=False,
+        )
         self.accounts = Accounts(store, clock, bus=bus, keys=keys, loopback=config.is_loopback)
         self.gateway = Gateway(
             bus,
@@ -164,6 +181,7 @@ class Embedded:
                     profile=config.profile,
                     scan_interval_ns=config.scan_interval_ns,
                 ),
+                addresses=addresses_of(config),
                 hosts=LOOPBACK if config.is_loopback else frozenset(),
                 foreign_origins=frozenset(config.allow_origins),
                 limits=None
@@ -201,6 +219,7 @@ class Embedded:
                 *(tasks.create_task(self._until_the_end(role), name=type(role).__name__) for _, role in self._readers),
                 *(tasks.create_task(role.run(), name="parity") for role in self.parities),
                 tasks.create_task(self._explaining.run(), name="explain"),
+                tasks.create_task(self.deliveries.run(), name="deliveries"),
                 tasks.create_task(self.scoreboard.run(), name="scoreboard"),
             ]
             keeping = tasks.create_task(self._housekeeping.run(), name="housekeeping")

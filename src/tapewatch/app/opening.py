@@ -1,11 +1,16 @@
 """Feeds, sources of reference data and stores, made of what the configuration says."""
 
 import asyncio
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.app.program import quieten
+from tapewatch.channels.addresses import Addresses
+from tapewatch.channels.apprise_channel import AppriseSender
+from tapewatch.channels.sending import Senders
+from tapewatch.channels.webhook import WebhookSender
 from tapewatch.config import LIVE_FEEDS, UpConfig
 from tapewatch.eligibility import load_profile
 from tapewatch.engine.columns import Batch, Gap
@@ -41,6 +46,16 @@ def reference_of(config: UpConfig, clock: Clock) -> "RestSource | None":
     from tapewatch.feeds.reference.sources import rest_source
 
     return rest_source(config.reference_source, clock, secrets=config.secrets)
+
+
+def addresses_of(config: UpConfig) -> Addresses:
+    """Where channels may be sent to."""
+    return Addresses(tuple(map(ip_network, config.webhook_networks)), frozenset(config.webhook_ports))
+
+
+def senders_of(config: UpConfig, clock: Clock) -> Senders:
+    addresses = addresses_of(config)
+    return Senders(webhook=WebhookSender(addresses, clock), others=AppriseSender(addresses, clock))
 
 
 def feed_of(config: UpConfig, clock: Clock, *, begun_ns: int | None = None) -> Feed:

@@ -137,6 +137,8 @@ _NO_FEED: dict[str, Any] = {
     "gap": None,
     "connections": [],
 }
+_OPTIONAL = frozenset({"gateway", "deliveries"})
+"""Roles that an installation may do without."""
 _ROLE_TTL_S = 5.0
 _FOLLOW_S = 1.0
 
@@ -259,7 +261,7 @@ class ProcessStatus:
     def describe(self) -> dict[str, Any]:
         """The system status as an API tells it."""
         live, phase = self.ready()
-        missing = [role for role in ROLES if not self._all.get(role) and role != "gateway"]
+        missing = [role for role in ROLES if not self._all.get(role) and role not in _OPTIONAL]
         members = [said for role in ROLES for said in self._all.get(role, [])]
         troubled = [f"{said['role']}: {said['phase']}" for said in members if not said["ready"]]
         waiting = [f"{said['role']} waits: {why}" for said in members for why in said["waiting_for"].values()]

@@ -15,6 +15,7 @@ from tapewatch.contracts.samples import (
     make_watchlist,
 )
 from tapewatch.contracts.store_accounts import StoreSignIns, StoreUsers
+from tapewatch.contracts.store_deliveries import StoreDeliveries, StoreOutbox
 from tapewatch.contracts.store_history import StoreAlerts, StoreBars
 from tapewatch.contracts.store_ownership import StoreOwnership
 from tapewatch.contracts.store_readers import StoreOwners, StorePositions, StoreSettled, StoreStates
@@ -44,6 +45,8 @@ class StoreContract(
     StoreAsked,
     StoreMarks,
     StoreOnce,
+    StoreDeliveries,
+    StoreOutbox,
 ):
     """Give `open_store`: each call opens the same data, empty and without a schema when the test begins. The suite
     upgrades and closes what it opens.

@@ -1,10 +1,11 @@
 """What the API is served from. The composition root fills it; routers read it."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tapewatch.channels.addresses import Addresses
 from tapewatch.documents import Alert, Rule
 from tapewatch.ports import Bus, Clock, HotState, Store
 from tapewatch.serve.access import Accounts
@@ -60,5 +61,7 @@ class Services:
     """Origins whose pages may read and write over REST with a token in `Authorization`, never with a cookie (CORS)."""
     limits: RateLimits | None = None
     """How often one user and one address may ask; None: as often as they like."""
+    addresses: Addresses = field(default_factory=Addresses)
+    """Which hosts channels may be sent to."""
     ui: Path = Path(__file__).parent / "ui"
     """The built page."""

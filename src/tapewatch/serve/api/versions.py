@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
+from tapewatch.delivery_documents import Channel, Subscription
 from tapewatch.documents import Rule, Watchlist
 from tapewatch.errors import Unavailable, VersionConflict
 from tapewatch.ports import Bus
@@ -24,7 +25,7 @@ LOCATION: dict[str, Any] = {"headers": {"Location": {"schema": {"type": "string"
 _TRIES = 3
 
 log = logging.getLogger(__name__)
-V = TypeVar("V", Rule, Watchlist)
+V = TypeVar("V", Rule, Watchlist, Subscription, Channel)
 
 
 def _without_default(schema: dict[str, Any]) -> None:
@@ -64,11 +65,11 @@ def new_id(name: str, *, kind: str) -> str:
     return f"{slug or kind}-{secrets.token_hex(4)}"
 
 
-def etag(document: Rule | Watchlist) -> dict[str, str]:
+def etag(document: Rule | Watchlist | Subscription | Channel) -> dict[str, str]:
     return {"ETag": f'"{document.version}"'}
 
 
-def check_match(request: Request, known: Rule | Watchlist) -> None:
+def check_match(request: Request, known: Rule | Watchlist | Subscription | Channel) -> None:
     wanted = request.headers.get("if-match")
     if wanted is None or wanted.strip() == "*":
         return

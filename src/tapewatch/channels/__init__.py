@@ -1,0 +1,1 @@
+"""How a delivery reaches a person or a program elsewhere: webhooks, and what Apprise speaks."""
