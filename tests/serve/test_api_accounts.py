@@ -1,6 +1,7 @@
 """Signing in and what it opens: every operation needs a scope, and who was let in is sent away within seconds."""
 
 import asyncio
+import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -285,36 +286,47 @@ async def test_wrong_name_and_wrong_password_look_the_same(
     api: httpx.AsyncClient, people: dict[str, User], store: SqlStore
 ) -> None:
     await store.change_user("u-viewer", disabled=True)
-    answers, took = [], {}
-    for name, password in (("trader", "wrong password"), ("nobody", "wrong password"), ("viewer", PASSWORD)):
-        began = time.perf_counter()
-        answer = await api.post(f"{AUTH}/login", json={"name": name, "password": password})
-        took[name] = time.perf_counter() - began
-        answers.append((answer.status_code, answer.text, set(answer.headers)))
+    answers = []
+    took: dict[str, list[float]] = {"trader": [], "nobody": [], "viewer": []}
+    for _ in range(3):
+        for name, password in (("trader", "wrong password"), ("nobody", "wrong password"), ("viewer", PASSWORD)):
+            began = time.perf_counter()
+            answer = await api.post(f"{AUTH}/login", json={"name": name, "password": password})
+            took[name].append(time.perf_counter() - began)
+            answers.append((answer.status_code, answer.text, set(answer.headers)))
     assert answers[0][0] == 401
-    assert answers == [answers[0]] * 3
-    assert 0.3 < took["nobody"] / took["trader"] < 3
+    assert answers == [answers[0]] * 9
+    assert 0.25 < statistics.median(took["nobody"]) / statistics.median(took["trader"]) < 4
+
+
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time stands still, however slow the machine is."""
+    now_ns = SystemClock().now_ns()
+    monkeypatch.setattr(SystemClock, "now_ns", lambda _: now_ns)
 
 
 @pytest.mark.parametrize("name", ["trader", "nobody"])
 async def test_guessing_is_slowed_down_whether_the_name_exists_or_not(
-    api: httpx.AsyncClient, people: dict[str, User], name: str
+    api: httpx.AsyncClient, people: dict[str, User], still: None, name: str
 ) -> None:
     codes = []
     for _ in range(8):
         answer = await api.post(f"{AUTH}/login", json={"name": name, "password": "wrong password"})
         codes.append(answer.status_code)
-    assert codes == [401] * 5 + [401] + [429] * 2 or codes == [401] * 5 + [429] * 3
-    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    assert codes == [401] * 5 + [429] * 3
+    assert answer.headers["Retry-After"] == "1"
     refused = await api.post(f"{AUTH}/login", json={"name": name.upper(), "password": PASSWORD})
     assert refused.status_code == 429
     assert (await api.post(f"{AUTH}/login", json={"name": "viewer", "password": PASSWORD})).status_code == 200
 
 
-async def test_guessing_many_at_once_is_no_way_around(api: httpx.AsyncClient, people: dict[str, User]) -> None:
+async def test_guessing_many_at_once_is_no_way_around(
+    api: httpx.AsyncClient, people: dict[str, User], still: None
+) -> None:
     credentials = {"name": "trader", "password": "wrong password"}
     answers = await asyncio.gather(*(api.post(f"{AUTH}/login", json=credentials) for _ in range(20)))
-    assert sum(answer.status_code == 401 for answer in answers) <= 6
+    assert sum(answer.status_code == 401 for answer in answers) == 5
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ async def test_audit_is_filtered_and_turned_page_by_page(api: httpx.AsyncClient,
     "query",
     [
         *(
-            "kind=user",
+            "kind=nobody",
             "subject=%00",
             "since=yesterday",
             "limit=0",
