@@ -178,12 +178,16 @@ class Watchlist(WatchlistDraft):
         return texts.format_watchlist(texts.WrittenWatchlist(self.id, self.name, tuple(self.symbols)))
 
 
-def ruleset(number: int, rules: Iterable[Rule], watchlists: Iterable[Watchlist] = ()) -> Ruleset:
-    """The enabled rules as the engine takes them, with those of the lists that they name."""
+def ruleset(
+    number: int, rules: Iterable[Rule], watchlists: Iterable[Watchlist] = (), *, shown: Iterable[str] = ()
+) -> Ruleset:
+    """The enabled rules as the engine takes them, with those of the lists that they name, and the rows that boards show
+    for toplists.
+    """
     specs = tuple(rule.spec() for rule in rules if rule.enabled)
     named = {name for spec in specs for name in named_watchlists(*spec.conditions)}
     lists = {watchlist.id: frozenset(watchlist.symbols) for watchlist in watchlists if watchlist.id in named}
-    return Ruleset(number=number, rules=specs, watchlists=lists)
+    return Ruleset(number=number, rules=specs, watchlists=lists, shown=tuple(sorted(set(shown))))
 
 
 def load_rules(text: str | bytes, *, where: str) -> list[Rule]:

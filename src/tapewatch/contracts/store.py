@@ -18,6 +18,7 @@ from tapewatch.contracts.store_history import StoreAlerts, StoreBars
 from tapewatch.contracts.store_readers import StoreOwners, StorePositions, StoreSettled, StoreStates
 from tapewatch.contracts.store_reference import StoreReference
 from tapewatch.contracts.store_rules import StoreAudit, StoreRules
+from tapewatch.contracts.store_toplists import StoreToplists
 from tapewatch.engine.columns import MINUTE_NS
 from tapewatch.ports import AlertQuery, AuditQuery, Position, Store
 
@@ -34,6 +35,7 @@ class StoreContract(
     StoreSettled,
     StoreRules,
     StoreAudit,
+    StoreToplists,
     StoreReference,
 ):
     """Give `open_store`: each call opens the same data, empty and without a schema when the test begins. The suite
