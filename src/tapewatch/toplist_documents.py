@@ -106,6 +106,7 @@ def _once(values: list[str]) -> list[str]:
     return list(dict.fromkeys(values))
 
 
+MetricName = Annotated[str, Field(max_length=64, json_schema_extra={"format": "list-metric"})]
 Mic = Annotated[str, BeforeValidator(_mic), Field(pattern=checked.EXCHANGE_PATTERN)]
 Sector = Annotated[Text, Field(min_length=1, max_length=checked.MAX_SECTOR)]
 
@@ -134,7 +135,7 @@ class Filters(Document):
     market_cap_max: Bound | None = None
     sectors: Annotated[list[Sector], Field(max_length=MAX_NAMES), AfterValidator(_once)] = Field(default_factory=list)
     """As the reference data write them; empty for all."""
-    when: Annotated[str, Field(max_length=MAX_WHEN, json_schema_extra={"format": "rule-text"})] = ""
+    when: Annotated[str, Field(max_length=MAX_WHEN, json_schema_extra={"format": "list-filter"})] = ""
     """Any condition of the rule language that does not remember earlier scans."""
 
     _when: Condition | None = PrivateAttr(default=None)
@@ -196,13 +197,13 @@ class ToplistDraft(Document):
 
     name: Annotated[Text, Field(min_length=1, max_length=120)]
     description: Annotated[Text, Field(max_length=2_000)] = ""
-    metric: Annotated[str, Field(max_length=64, examples=["change_pct", "rsi_14_5m"])]
+    metric: MetricName
     """A metric of the catalogue, or change_pct, volume, rsi, relative_volume or vwap_dist over the `time_window`."""
     time_window: TimeWindow | None = None
     sort_order: Literal["asc", "desc"] = "desc"
     filters: Filters = Field(default_factory=Filters)
     columns: Annotated[
-        list[Annotated[str, Field(max_length=64)]],
+        list[MetricName],
         Field(max_length=MAX_COLUMNS + 1),
         AfterValidator(_without_the_symbol),
     ] = Field(default_factory=lambda: ["price", "change_pct_day", "volume_day"])

@@ -132,7 +132,7 @@ async def test_change_without_a_notice_is_found_after_seconds(
         await asyncio.sleep(0.05)
         await store.save_toplist(make_toplist("t"))
         async with asyncio.timeout(5):
-            while (await hot.get([config_key("t")]))[0] is None:  # noqa: ASYNC110  # hot state tells nobody
+            while (await hot.get([config_key("t")]))[0] is None:  # hot state tells nobody
                 await clock.wake()
 
 

@@ -31,12 +31,17 @@ RULE_TEXT = st.sampled_from(
     ]
 )
 
+LIST_METRIC = st.sampled_from(["price", "gap_pct", "vwap_session", "spread_pct"])
+LIST_FILTER = st.sampled_from(["price > 1", "not halted", "symbol in watchlist mine and gap_pct between 2 and 4"])
+
 schemathesis.openapi.format("plain-text", PLAIN_TEXT)
 schemathesis.openapi.format("alert-cursor", CURSOR)
 schemathesis.openapi.format("audit-cursor", AUDIT_CURSOR)
 schemathesis.openapi.format("rule-text", RULE_TEXT)
 schemathesis.openapi.format("sector-text", SECTOR_TEXT)
 schemathesis.openapi.format("rule-fire", RULE_FIRE)
+schemathesis.openapi.format("list-metric", LIST_METRIC)
+schemathesis.openapi.format("list-filter", LIST_FILTER)
 
 _GIVEN = "#/components/schemas/Given"
 _PLAIN = {"$ref": f"{_GIVEN}Condition"}
@@ -61,7 +66,7 @@ def before_load_schema(_context: Any, document: dict[str, Any]) -> None:
             value = schema["properties"].get("value")
             schema["properties"] = {key: _shallow(part) for key, part in schema["properties"].items()}
             schema["properties"].pop("back", None)
-            if "metric" in schema["properties"]:  # it tries each
+            if "enum" in schema["properties"].get("metric", {}):  # it tries each
                 schema["properties"]["metric"]["enum"] = schema["properties"]["metric"]["enum"][:8]
             if name == "GivenCondition":
                 schema["properties"]["value"] = {
@@ -71,6 +76,9 @@ def before_load_schema(_context: Any, document: dict[str, Any]) -> None:
                 schema["properties"]["seconds"] = {"enum": [1, 90, 86_400]}
             if "times" in schema["properties"]:
                 schema["properties"]["times"] = {"enum": [2, 7, 1_000]}
+    for most in ("price_max", "market_cap_max"):  # which must not lie below what is the least
+        schemas["GivenFilters"]["properties"].pop(most)
+    schemas["GivenFilters"]["properties"]["sectors"]["items"] = {"type": "string", "format": "sector-text"}
     schemas["GivenSectors"]["properties"]["sector"]["items"] = {"type": "string", "format": "sector-text"}
     for path, item in document["paths"].items():
         for operation in item.values():

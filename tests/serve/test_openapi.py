@@ -107,6 +107,9 @@ async def test_document_describes_what_is_served(api: httpx.AsyncClient) -> None
         *("GET /api/v1/alerts", "GET /api/v1/alerts/{alert_id}", "GET /api/v1/audit", "GET /api/v1/scoreboard"),
         *("GET /api/v1/symbols", "GET /api/v1/symbols/{symbol}"),
         *("GET /api/v1/toplists", "GET /api/v1/toplists/system/{toplist_id}"),
+        *("GET /api/v1/toplists/user", "POST /api/v1/toplists/user"),
+        *(f"{method} /api/v1/toplists/user/{{toplist_id}}" for method in ("GET", "PUT", "DELETE")),
+        "GET /api/v1/toplists/user/{toplist_id}/rankings",
         *("GET /api/v1/metrics", "GET /api/v1/system/status", "GET /api/v1/health", "GET /api/v1/ready"),
     }
     components = document["components"]["schemas"]

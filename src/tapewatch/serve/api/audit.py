@@ -1,4 +1,6 @@
-"""Who changed which rule or watchlist, newest first, page by page from a cursor. Entries are kept for ninety days."""
+"""Who changed which rule, watchlist or toplist, newest first, page by page from a cursor. Entries are kept for ninety
+days.
+"""
 
 import base64
 import re
@@ -23,9 +25,9 @@ _CURSOR = re.compile(r"audit:([0-9]{1,18})")
 
 
 class AuditFilter(Query):
-    kind: Literal["rule", "watchlist"] | SkipJsonSchema[None] = None
+    kind: Literal["rule", "watchlist", "toplist"] | SkipJsonSchema[None] = None
     subject: Annotated[str, Field(pattern=IDENTIFIER)] | SkipJsonSchema[None] = None
-    """The id of a rule or watchlist."""
+    """The id of a rule, watchlist or toplist."""
     since: Instant | SkipJsonSchema[None] = None
     limit: Limit = 100
     cursor: (
@@ -37,7 +39,7 @@ class AuditBody(BaseModel):
     at: str
     actor: str
     action: Literal["create", "change", "delete"]
-    kind: Literal["rule", "watchlist"]
+    kind: Literal["rule", "watchlist", "toplist"]
     subject: str
     version: int
     before: dict[str, Any]
