@@ -9,6 +9,7 @@ export type ServerMessage =
   | { type: 'alert' | 'alert_note'; at?: string; data: Alert }
   | { type: 'resumed'; data: { recovered: boolean | 'history'; alerts: number; places: Record<string, string> } }
   | { type: 'toplist_update'; data: ToplistData }
+  | { type: 'toplist_event'; data: object }
   | { type: 'pong' }
   | { type: 'error'; data: { code: string | number; message: string } };
 
@@ -100,7 +101,7 @@ export class TapeSocket {
   }
 
   #ask(type: 'subscribe_toplist' | 'unsubscribe_toplist', id: string): void {
-    this.#send(type === 'subscribe_toplist' ? { type, toplist_id: id, toplist_type: 'system' } : { type, toplist_id: id });
+    this.#send({ type, toplist_id: id });
   }
 
   #send(message: object): void {
