@@ -53,16 +53,13 @@ def _system() -> list[Toplist]:
         Toplist(id=f"relative_volume_{w}", title=f"Relative volume {w}", metric=f"relative_volume_{w}", window=w)
         for w in ("1m", "5m", "15m", "1h")
     ]
-    rsi, vwap, vwap_day = "rsi_14_1m", "vwap_distance_pct", "vwap_day_distance_pct"
-    lists += [
-        Toplist(id="rsi_high", title="RSI 14 highest", metric=rsi, window="1m"),
-        Toplist(id="rsi_low", title="RSI 14 lowest", metric=rsi, window="1m", descending=False),
-    ]
-    for w in ("5m", "15m", "1h", "day"):
-        rsi = f"rsi_14_{w}"
+    vwap, vwap_day = "vwap_distance_pct", "vwap_day_distance_pct"
+    # RSI of longer candles is left to lists of users: to keep those candles costs 20 MB a timeframe, asked for or not.
+    for rsi, w, suffix in (("rsi_14_1m", "1m", ""), ("rsi_14_day", "day", "_day")):
+        title = f"RSI 14 {{}}{suffix.replace('_', ' ')}"
         lists += [
-            Toplist(id=f"rsi_high_{w}", title=f"RSI 14 highest {w}", metric=rsi, window=w),
-            Toplist(id=f"rsi_low_{w}", title=f"RSI 14 lowest {w}", metric=rsi, window=w, descending=False),
+            Toplist(id=f"rsi_high{suffix}", title=title.format("highest"), metric=rsi, window=w),
+            Toplist(id=f"rsi_low{suffix}", title=title.format("lowest"), metric=rsi, window=w, descending=False),
         ]
     lists += [
         Toplist(id="vwap_above", title="Furthest above VWAP", metric=vwap, window="session"),

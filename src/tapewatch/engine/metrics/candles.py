@@ -19,8 +19,6 @@ _UNITS: dict[str, Unit] = {
     "candles": "count",
 }
 _AVERAGES = ("ema_9", "ema_20", "ema_21", "ema_50", "ema_200", "sma_20", "sma_50", "sma_200")
-_PUBLISHED = frozenset({"rsi_14_5m", "rsi_14_15m", "rsi_14_1h"})
-"""What system lists sort by."""
 
 
 def _served(name: str, metric: TimeframeMetric) -> Metric:
@@ -43,7 +41,6 @@ def _served(name: str, metric: TimeframeMetric) -> Metric:
         freshness=running,
         source="" if metric.source == "field" else metric.source,
         candles=(name,),
-        published=name in _PUBLISHED,
     )
 
 
