@@ -93,7 +93,7 @@ async def test_list_of_a_user_is_ranked_with_its_filters_and_columns(
         (2, "B", 5.0, False, True),
         (3, "C", 3.0, False, False),
     ]
-    assert rankings[0]["metadata"] == {"price": 5.0, "rsi_14_5m": 5.0}
+    assert rankings[0]["metadata"] == {"price": 5.0, "rsi_14_5m": None}  # not on this board
     assert [tuple(ranked) for ranked in ranking] == [("A", 5.0), ("B", 5.0), ("C", 3.0)]
     assert json.loads(config)["owner"] == "ann"
 
