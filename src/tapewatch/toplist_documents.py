@@ -32,7 +32,7 @@ from tapewatch.engine.rules.tree import (
 )
 from tapewatch.engine.toplists import RankedBy
 from tapewatch.errors import Invalid
-from tapewatch.strict import Document, Finite, Identifier, Text, refuse_field
+from tapewatch.strict import Document, Identifier, Text, refuse_field
 
 MAX_COLUMNS = 20
 MAX_NAMES = 100
@@ -73,8 +73,8 @@ _NODES: dict[type[Any], str] = {
 }
 COLOUR = r"^(default|green|red|blue|orange|yellow|purple|teal|grey|#[0-9a-fA-F]{6})$"
 Colour = Annotated[str, Field(pattern=COLOUR)]
-Bound = Annotated[Finite, Field(ge=0, le=checked.MAX_MAGNITUDE)]
-Percent = Annotated[Finite, Field(ge=-checked.MAX_MAGNITUDE, le=checked.MAX_MAGNITUDE)]
+Bound = Annotated[float, Field(ge=0, le=checked.MAX_MAGNITUDE)]
+Percent = Annotated[float, Field(ge=-checked.MAX_MAGNITUDE, le=checked.MAX_MAGNITUDE)]
 
 
 def metric_of(name: str, time_window: TimeWindow | None) -> str:
@@ -102,12 +102,17 @@ def _mic(value: Any) -> Any:
     return EXCHANGES.get(value.upper(), value) if isinstance(value, str) else value
 
 
+def _whole(value: Any) -> Any:
+    """In JSON 2.0 is the same number as 2."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _once(values: list[str]) -> list[str]:
     return list(dict.fromkeys(values))
 
 
 MetricName = Annotated[str, Field(max_length=64, json_schema_extra={"format": "list-metric"})]
-Mic = Annotated[str, BeforeValidator(_mic), Field(pattern=checked.EXCHANGE_PATTERN)]
+Mic = Annotated[str, Field(pattern=checked.EXCHANGE_PATTERN), BeforeValidator(_mic)]
 Sector = Annotated[Text, Field(min_length=1, max_length=checked.MAX_SECTOR)]
 
 
@@ -212,7 +217,7 @@ class ToplistDraft(Document):
     enabled: bool = True
     alerts: bool = False
     """Tell when a symbol enters, leaves, or jumps."""
-    jump_ranks: Annotated[int, Field(ge=1, le=MAX_JUMP)] = 10
+    jump_ranks: Annotated[int, Field(ge=1, le=MAX_JUMP), BeforeValidator(_whole)] = 10
     """Places that are a jump."""
 
     @model_validator(mode="after")

@@ -222,7 +222,7 @@ async def test_rankings_are_the_list_s_with_filters_and_pages(
     assert await found(min_volume=2000, limit=1, offset=1) == ([("C", 2)], 3)
     detail = (await api.get(f"{LISTS}/t")).json()
     assert [row["symbol"] for row in detail["rankings"]] == ["D", "C", "B", "A"]
-    for query in ("limit=501", "limit=0", "min_volume=nan", "price_min=-1", "price_max=1e3", "x=1"):
+    for query in ("limit=501", "limit=0", "min_volume=nan", "price_min=-1", "price_max=1_000", "x=1"):
         assert (await api.get(f"{at}?{query}")).status_code == 422
     await store.save_toplist(make_toplist("t", version=2, enabled=False))
     assert await found() == ([], 0)

@@ -47,8 +47,8 @@ log = logging.getLogger(__name__)
 
 
 def _plain_decimal(value: Any) -> Any:
-    if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,9})?", value):
-        raise ValueError("must be a number in plain digits")
+    if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,17}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?", value):
+        raise ValueError("must be a number")
     return value
 
 
