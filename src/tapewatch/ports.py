@@ -19,6 +19,7 @@ from tapewatch.engine.daily import DailyBars
 from tapewatch.engine.rules import Ruleset
 from tapewatch.engine.scanner import Withdrawn
 from tapewatch.errors import FeedLoss
+from tapewatch.toplist_documents import Toplist
 
 
 class Position(NamedTuple):
@@ -236,7 +237,7 @@ class Snapshot(NamedTuple):
     """Those that enabled rules name, by id."""
 
 
-AuditKind = Literal["rule", "watchlist", "subscription", "channel", "user", "session", "token"]
+AuditKind = Literal["rule", "watchlist", "toplist", "subscription", "channel", "user", "session", "token"]
 AuditAction = Literal["create", "change", "delete"]
 AUDIT_DAYS = 90
 BAR_DAYS = ALERT_DAYS = 365
@@ -272,6 +273,42 @@ class AuditQuery(NamedTuple):
     since_ns: int | None = None
     before: int | None = None
     limit: int = 100
+
+
+MAX_TOPLISTS_OF_ONE, MAX_TOPLISTS, MAX_SHOWN_METRICS = 50, 500, 100
+
+
+class ToplistStore(Protocol):
+    """Users' toplists, which have versions as rules have. Part of `Store`."""
+
+    async def toplists(self, *, owner: str | None = None) -> list[Toplist]:
+        """All that were not deleted, by id; with `owner` just theirs."""
+        ...
+
+    async def toplists_number(self) -> int:
+        """Rises with every change of a toplist: whether anything changed costs little to ask."""
+        ...
+
+    async def toplist(self, toplist_id: str) -> Toplist:
+        """`NotFound` if there is none or it was deleted."""
+        ...
+
+    async def shown_metrics(self) -> tuple[str, ...]:
+        """The rows that enabled toplists read beside those that boards always have; sorted. Whatever changes them
+        raises the ruleset's number in the same transaction.
+        """
+        ...
+
+    async def save_toplist(self, toplist: Toplist, *, actor: str = "local") -> Toplist:
+        """As `save_rule`; its owner stays that of version 1. `VersionConflict`, which says so, when a new one would be
+        the owner's 51st or the installation's 501st, or would make enabled toplists read more than 100 rows beside
+        those that boards always have.
+        """
+        ...
+
+    async def delete_toplist(self, toplist_id: str, *, actor: str = "local") -> None:
+        """`NotFound` if there is none."""
+        ...
 
 
 class Saved(NamedTuple):
@@ -499,7 +536,7 @@ class DeliveryStore(Protocol):
         ...
 
 
-class Store(AccountStore, DeliveryStore, Protocol):
+class Store(AccountStore, DeliveryStore, ToplistStore, Protocol):
     """What must survive. A write is durable when the call returns; effects and the reader's position go together.
 
     A reader such as ``bars:3`` has one owner at a time. Writes that name an `owner` are refused with `LeaseLost`,

@@ -190,9 +190,12 @@ class Watchlist(WatchlistDraft):
         )
 
 
-def ruleset(number: int, rules: Iterable[Rule], watchlists: Iterable[Watchlist] = ()) -> Ruleset:
-    """The enabled rules as the engine takes them, with those of the lists that they name. A rule that names a list
-    which its owner does not see any more is not asked: its alerts would tell what is on the list.
+def ruleset(
+    number: int, rules: Iterable[Rule], watchlists: Iterable[Watchlist] = (), *, shown: Iterable[str] = ()
+) -> Ruleset:
+    """The enabled rules as the engine takes them, with those of the lists that they name, and the rows that boards show
+    for toplists. A rule that names a list which its owner does not see any more is not asked: its alerts would tell
+    what is on the list.
     """
     known = {watchlist.id: watchlist for watchlist in watchlists}
     lists: dict[str, frozenset[str]] = {}
@@ -202,7 +205,7 @@ def ruleset(number: int, rules: Iterable[Rule], watchlists: Iterable[Watchlist] 
         if all(watchlist.shared or watchlist.owner == spec.owner for watchlist in named):
             specs.append(spec)
             lists |= {watchlist.id: frozenset(watchlist.symbols) for watchlist in named if watchlist.id not in lists}
-    return Ruleset(number=number, rules=tuple(specs), watchlists=lists)
+    return Ruleset(number=number, rules=tuple(specs), watchlists=lists, shown=tuple(sorted(set(shown))))
 
 
 def load_rules(text: str | bytes, *, where: str) -> list[Rule]:

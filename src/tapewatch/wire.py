@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from tapewatch.documents import Alert
 from tapewatch.engine.board import BoardRows
 from tapewatch.engine.columns import BAR_COLUMNS, ROW_COLUMNS, Bars, Batch, Facts, Gap
+from tapewatch.engine.metrics import is_row
 from tapewatch.engine.rules import Ruleset, RuleSpec
 from tapewatch.engine.rules.text import format_condition, format_fire, parse_condition, parse_fire
 from tapewatch.engine.rules.tree import Severity
@@ -157,6 +158,7 @@ class _RulesetNote(_Note):
     number: Int64
     rules: list[_RuleNote]
     watchlists: dict[str, list[str]]
+    shown: list[str] = []
 
 
 N = TypeVar("N", bound=_Note)
@@ -251,7 +253,7 @@ def encode(entry: Entry) -> bytes:
         case Ruleset():
             rules = [_rule_note(rule) for rule in entry.rules]
             lists = {name: sorted(symbols) for name, symbols in entry.watchlists.items()}
-            return _message(_RULESET, _RulesetNote(entry.number, rules, lists))
+            return _message(_RULESET, _RulesetNote(entry.number, rules, lists, list(entry.shown)))
 
 
 def _bytes_of(name: str, marks: NDArray[np.int64]) -> bytes:
@@ -563,7 +565,13 @@ def _read_ruleset(message: _Message) -> Ruleset:
         number=note.number,
         rules=tuple(_rule_of(rule) for rule in note.rules),
         watchlists={name: frozenset(symbols) for name, symbols in note.watchlists.items()},
+        shown=_shown(note.shown),
     )
+
+
+def _shown(names: list[str]) -> tuple[str, ...]:
+    """A metric that this release lacks is left out: a list that asks for it finds nothing known."""
+    return tuple(name for name in names if is_row(name))
 
 
 def _rule_of(note: _RuleNote) -> RuleSpec:

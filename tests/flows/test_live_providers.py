@@ -50,6 +50,9 @@ class NoRules:
     async def rules(self) -> Snapshot:
         return Snapshot(0, [], [])
 
+    async def shown_metrics(self) -> tuple[str, ...]:
+        return ()
+
 
 def feed_of(provider: str, url: str) -> FailoverFeed:
     feed = open_feed(ProviderOptions(name=provider, url=url), clock=SystemClock(), days=trading_days())

@@ -67,6 +67,7 @@ class Ledger:
         self.bars: list[Bars] = []
         self.alerts: list[tuple[list[Alert], Position | None]] = []
         self.ruleset = Snapshot(0, [], [])
+        self.shown: tuple[str, ...] = ()
         self.positions: list[Position | None] = []
 
     async def save_bars(self, bars: Bars, *, reader: str, owner: int | None = None) -> None:  # noqa: ARG002
@@ -105,6 +106,9 @@ class Ledger:
                     alerts[place] = alert.annotated(note)
                     changed.append(alerts[place])
         return changed
+
+    async def shown_metrics(self) -> tuple[str, ...]:
+        return self.shown
 
     async def ruleset_number(self) -> int:
         self._check()

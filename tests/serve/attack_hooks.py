@@ -37,6 +37,9 @@ RULE_TEXT = st.sampled_from(
     ]
 )
 
+LIST_METRIC = st.sampled_from(["price", "gap_pct", "vwap_session", "spread_pct"])
+LIST_FILTER = st.sampled_from(["price > 1", "not halted", "symbol in watchlist mine and gap_pct between 2 and 4"])
+
 schemathesis.openapi.format("date-time", INSTANT)
 schemathesis.openapi.format("plain-text", PLAIN_TEXT)
 schemathesis.openapi.format("alert-cursor", CURSOR)
@@ -47,6 +50,8 @@ schemathesis.openapi.format("rule-text", RULE_TEXT)
 schemathesis.openapi.format("sector-text", SECTOR_TEXT)
 schemathesis.openapi.format("rule-fire", RULE_FIRE)
 schemathesis.openapi.format("time-zone", st.sampled_from(["America/New_York", "UTC", "Europe/Berlin"]))
+schemathesis.openapi.format("list-metric", LIST_METRIC)
+schemathesis.openapi.format("list-filter", LIST_FILTER)
 
 _GIVEN = "#/components/schemas/Given"
 _PLAIN = {"$ref": f"{_GIVEN}Condition"}
@@ -71,7 +76,7 @@ def before_load_schema(_context: Any, document: dict[str, Any]) -> None:
             value = schema["properties"].get("value")
             schema["properties"] = {key: _shallow(part) for key, part in schema["properties"].items()}
             schema["properties"].pop("back", None)
-            if "metric" in schema["properties"]:  # it tries each
+            if "enum" in schema["properties"].get("metric", {}):  # it tries each
                 schema["properties"]["metric"]["enum"] = schema["properties"]["metric"]["enum"][:8]
             if name == "GivenCondition":
                 schema["properties"]["value"] = {
@@ -82,6 +87,9 @@ def before_load_schema(_context: Any, document: dict[str, Any]) -> None:
             if "times" in schema["properties"]:
                 schema["properties"]["times"] = {"enum": [2, 7, 1_000]}
     _tell_of_channels(document)
+    for most in ("price_max", "market_cap_max"):  # which must not lie below what is the least
+        schemas["GivenFilters"]["properties"].pop(most)
+    schemas["GivenFilters"]["properties"]["sectors"]["items"] = {"type": "string", "format": "sector-text"}
     schemas["GivenSectors"]["properties"]["sector"]["items"] = {"type": "string", "format": "sector-text"}
     for path, item in document["paths"].items():
         for operation in item.values():

@@ -166,18 +166,26 @@ async def test_toplist_ranks_with_metadata_from_the_board(
                 "rank": 1,
                 "value": 3,
                 "metadata": {"price": 30, "change_pct_day": None, "volume_day": 3000},
+                "stale": False,
+                "halted": False,
             },
             {
                 "symbol": "B",
                 "rank": 2,
                 "value": 2,
                 "metadata": {"price": 20, "change_pct_day": 1, "volume_day": 2000},
+                "stale": False,
+                "halted": False,
             },
         ],
         "pagination": {"limit": 2, "offset": 0, "total": 3},
     }
     bottom = (await api.get("/api/v1/toplists/system/losers_5m", params={"limit": 1, "offset": 1})).json()
     assert [(row["symbol"], row["rank"]) for row in bottom["rankings"]] == [("B", 2)]
+    cheap = (await api.get("/api/v1/toplists/system/gainers_5m", params={"price_max": 20, "limit": 1})).json()
+    assert [(row["symbol"], row["rank"]) for row in cheap["rankings"]] == [("B", 2)]
+    assert cheap["pagination"]["total"] == 2
+    assert (await api.get("/api/v1/toplists/system/gainers_1d")).json()["toplist_id"] == "gainers_day"
 
 
 async def test_toplist_before_the_first_scan_is_empty(api: httpx.AsyncClient) -> None:

@@ -346,7 +346,7 @@ async def test_client_may_have_200_subscriptions() -> None:
 def test_protocol_page_shows_every_message_as_it_is(make_alert: MakeAlert) -> None:
     examples = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", PROTOCOL_PAGE.read_text(), re.DOTALL)]
     assert {example["type"] for example in examples} == {
-        *("welcome", "alert", "alert_note", "toplist_update", "pong", "error", "resumed", "places"),
+        *("welcome", "alert", "alert_note", "toplist_update", "toplist_event", "pong", "error", "resumed", "places"),
         *("authenticate", "authenticated", "token_expiring"),
         *("subscribe_toplist", "unsubscribe_toplist", "subscribe_alerts", "unsubscribe_alerts", "ping", "resume"),
     }

@@ -128,6 +128,9 @@ async def test_document_describes_what_is_served(api: httpx.AsyncClient) -> None
         *(f"POST {channels}/{{channel_id}}/test", f"POST {subscriptions}/{{subscription_id}}/mute"),
         *("GET /api/v1/deliveries", "GET /api/v1/deliveries/{delivery_id}"),
         "POST /api/v1/deliveries/{delivery_id}/replay",
+        *("GET /api/v1/toplists/user", "POST /api/v1/toplists/user"),
+        *(f"{method} /api/v1/toplists/user/{{toplist_id}}" for method in ("GET", "PUT", "DELETE")),
+        "GET /api/v1/toplists/user/{toplist_id}/rankings",
         *("GET /api/v1/metrics", "GET /api/v1/system/status", "GET /api/v1/health", "GET /api/v1/ready"),
     }
     components = document["components"]["schemas"]

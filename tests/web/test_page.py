@@ -374,3 +374,52 @@ def test_chosen_list_and_rows_survive_a_reload(page: Page, complaints: list[str]
     expect(panel).to_have_attribute("data-list", "volume_day")
     expect(panel.locator("tbody tr")).to_have_count(25)
     assert complaints == []
+
+
+def test_list_of_one_s_own_is_made_changed_and_deleted_on_the_page(
+    page: Page, address: str, complaints: list[str]
+) -> None:
+    expect(page.locator("[data-light=socket]")).to_have_text("Connected")
+    panel = page.locator(".lists .panel").first
+    panel.get_by_label("New list").click()
+    sheet = page.get_by_role("dialog", name="New list")
+    sheet.get_by_label("Name of the list").fill("Busy & <b>cheap</b>")
+    metric = sheet.get_by_label("Metric of the list")
+    metric.fill("volume_d")
+    metric.press("Enter")
+    expect(metric).to_have_value("volume_day")
+    sheet.get_by_label("Price to").fill("0.01")
+    sheet.get_by_label("Condition").fill("price > 1 for 10s")
+    sheet.get_by_role("button", name="Create").click()
+    expect(sheet.get_by_role("alert")).to_contain_text("cannot be asked by a list")
+    assert len(complaints) == 1  # the refusal, which the browser notes
+    complaints.clear()
+    sheet.get_by_label("Price to").fill("")
+    sheet.get_by_label("Condition").fill("price > 1")
+    sheet.get_by_label("Colour above zero").fill("#ff00aa")
+    column = sheet.get_by_label("Another column")
+    column.fill("spread_pct")
+    column.press("Enter")
+    sheet.get_by_role("button", name="Create").click()
+    expect(sheet).to_have_count(0)
+
+    panel = page.locator(".lists .panel", has=page.get_by_label("Change the list"))
+    rows = panel.locator("tbody tr")
+    expect(rows).to_have_count(15, timeout=10_000)
+    expect(panel.locator("thead th")).to_have_text(["#", "Symbol", "Price", "Vol day", "Chg day", "Spread pct"])
+    expect(rows.first.locator("td.value")).to_have_css("color", "rgb(255, 0, 170)")
+    (stored,) = httpx.get(f"{address}/api/v1/toplists/user").raise_for_status().json()["items"]
+    assert (stored["name"], stored["filters"]["when"]) == ("Busy & <b>cheap</b>", "price > 1")
+
+    panel.get_by_label("Change the list").click()
+    sheet = page.get_by_role("dialog", name="Busy & <b>cheap</b>")
+    sheet.get_by_label("Order of the list").select_option("asc")
+    sheet.get_by_label("Remove spread_pct").click()
+    sheet.get_by_role("button", name="Save").click()
+    expect(panel.locator("thead th")).to_have_text(["#", "Symbol", "Price", "Vol day", "Chg day"])
+    panel.get_by_label("Change the list").click()
+    sheet.get_by_role("button", name="Delete…").click()
+    sheet.get_by_role("button", name="Delete for good?").click()
+    expect(page.locator(".lists .empty").first).to_have_text("There is no such list any more.")
+    assert httpx.get(f"{address}/api/v1/toplists/user").raise_for_status().json()["total"] == 0
+    assert complaints == []

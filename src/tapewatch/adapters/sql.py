@@ -32,6 +32,7 @@ from tapewatch.adapters import (
     sql_readers,
     sql_reference,
     sql_rules,
+    sql_toplists,
 )
 from tapewatch.adapters.sql_database import Database
 from tapewatch.adapters.sql_deliveries import CHANNELS, SUBSCRIPTIONS
@@ -62,6 +63,7 @@ from tapewatch.ports import (
     SecurityQuery,
     Snapshot,
 )
+from tapewatch.toplist_documents import Toplist
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -288,6 +290,36 @@ class SqlStore:
     async def delete_watchlist(self, watchlist_id: str, *, actor: str = "local") -> None:
         async with self._database.write() as connection:
             await sql_rules.delete_watchlist(connection, watchlist_id, self._change(actor))
+
+    @_whole
+    async def toplists(self, *, owner: str | None = None) -> list[Toplist]:
+        async with self._database.read() as connection:
+            return await sql_toplists.read_toplists(connection, owner)
+
+    @_whole
+    async def toplists_number(self) -> int:
+        async with self._database.read() as connection:
+            return await sql_toplists.read_number(connection)
+
+    @_whole
+    async def toplist(self, toplist_id: str) -> Toplist:
+        async with self._database.read() as connection:
+            return await sql_rules.read_one(connection, sql_toplists.TOPLISTS, toplist_id)
+
+    @_whole
+    async def shown_metrics(self) -> tuple[str, ...]:
+        async with self._database.read() as connection:
+            return await sql_toplists.read_shown(connection)
+
+    @_whole
+    async def save_toplist(self, toplist: Toplist, *, actor: str = "local") -> Toplist:
+        async with self._database.write() as connection:
+            return await sql_toplists.save_toplist(connection, toplist, self._change(actor))
+
+    @_whole
+    async def delete_toplist(self, toplist_id: str, *, actor: str = "local") -> None:
+        async with self._database.write() as connection:
+            await sql_toplists.delete_toplist(connection, toplist_id, self._change(actor))
 
     @_whole
     async def audit(self, query: AuditQuery) -> list[AuditEntry]:

@@ -28,8 +28,9 @@ from tapewatch.engine.columns import SECOND_NS
 from tapewatch.engine.rules.tree import watchlists as named_watchlists
 from tapewatch.errors import NotFound, QuotaReached, VersionConflict
 from tapewatch.ports import AUDIT_DAYS, AuditAction, AuditEntry, AuditKind, AuditQuery, Snapshot
+from tapewatch.toplist_documents import Toplist
 
-V = TypeVar("V", Rule, Watchlist)
+V = TypeVar("V", Rule, Watchlist, Toplist)
 
 _AT_ONCE = 100
 """Documents read before the event loop gets its turn: each takes up to a third of a millisecond."""
@@ -79,7 +80,7 @@ class Change:
 
 async def read_all(connection: AsyncConnection, what: Versioned[V]) -> list[V]:
     newest = what.newest(what.versions.c.document).where(what.heads.c.deleted.is_(False)).order_by(what.head_id)
-    return await _documents(what, (await connection.execute(newest)).scalars().all())
+    return await read_documents(what, (await connection.execute(newest)).scalars().all())
 
 
 async def read_one(connection: AsyncConnection, what: Versioned[V], wanted_id: str) -> V:
@@ -110,7 +111,7 @@ async def read_versions(
         .limit(limit)
         .offset(offset)
     )
-    found = await _documents(what, (await connection.execute(page)).scalars().all())
+    found = await read_documents(what, (await connection.execute(page)).scalars().all())
     if not found:
         known = await connection.execute(sa.select(what.head_id).where(what.head_id == wanted_id))
         if known.first() is None:
@@ -142,12 +143,12 @@ async def read_snapshot(connection: AsyncConnection) -> Snapshot:
     rows = (await connection.execute(snapshot)).all()
     return Snapshot(
         rows[0].number,
-        await _documents(RULES, [row.document for row in rows if row.kind == RULES.kind]),
-        await _documents(WATCHLISTS, [row.document for row in rows if row.kind == WATCHLISTS.kind]),
+        await read_documents(RULES, [row.document for row in rows if row.kind == RULES.kind]),
+        await read_documents(WATCHLISTS, [row.document for row in rows if row.kind == WATCHLISTS.kind]),
     )
 
 
-async def _documents(what: Versioned[V], raws: Sequence[Mapping[str, Any]]) -> list[V]:
+async def read_documents(what: Versioned[V], raws: Sequence[Mapping[str, Any]]) -> list[V]:
     found: list[V] = []
     for start in range(0, len(raws), _AT_ONCE):
         found += [what.document(raw) for raw in raws[start : start + _AT_ONCE]]
@@ -159,29 +160,29 @@ async def _documents(what: Versioned[V], raws: Sequence[Mapping[str, Any]]) -> l
 
 
 async def save_rule(connection: AsyncConnection, rule: Rule, change: Change, most: int | None = None) -> Rule:
-    stored = await _save(connection, RULES, rule, change, most)
+    stored = await save_version(connection, RULES, rule, change, most)
     await _name_watchlists(connection, stored.id, _named_by(stored) if stored.enabled else [])
-    await _raise_ruleset_number(connection)
+    await raise_ruleset_number(connection)
     return stored
 
 
 async def delete_rule(connection: AsyncConnection, rule_id: str, change: Change) -> None:
-    await _delete(connection, RULES, rule_id, change)
+    await delete_head(connection, RULES, rule_id, change)
     await _name_watchlists(connection, rule_id, [])
-    await _raise_ruleset_number(connection)
+    await raise_ruleset_number(connection)
 
 
 async def save_watchlist(
     connection: AsyncConnection, watchlist: Watchlist, change: Change, most: int | None = None
 ) -> Watchlist:
-    stored = await _save(connection, WATCHLISTS, watchlist, change, most)
+    stored = await save_version(connection, WATCHLISTS, watchlist, change, most)
     if await _rules_that_name(connection, stored.id):
-        await _raise_ruleset_number(connection)
+        await raise_ruleset_number(connection)
     return stored
 
 
 async def delete_watchlist(connection: AsyncConnection, watchlist_id: str, change: Change) -> None:
-    known = await _delete(connection, WATCHLISTS, watchlist_id, change)
+    known = await delete_head(connection, WATCHLISTS, watchlist_id, change)
     naming = await _rules_that_name(connection, watchlist_id)
     own = [rule_id for rule_id, owner in naming if owner == known.owner]
     if own:
@@ -191,7 +192,10 @@ async def delete_watchlist(connection: AsyncConnection, watchlist_id: str, chang
         raise VersionConflict(f"the watchlist {watchlist_id} is named by {len(naming)} enabled rules of others")
 
 
-async def _save(connection: AsyncConnection, what: Versioned[V], document: V, change: Change, most: int | None) -> V:
+async def save_version(
+    connection: AsyncConnection, what: Versioned[V], document: V, change: Change, most: int | None = None
+) -> V:
+    """Begins with the lock."""
     await _lock(connection)
     head = await _head(connection, what, document.id)
     before: dict[str, Any] = {}
@@ -237,8 +241,8 @@ async def _check_quota(connection: AsyncConnection, what: Versioned[V], owner: s
         raise QuotaReached(f"there are {most} {what.kind}s already, which is as many as a user may have")
 
 
-async def _delete(connection: AsyncConnection, what: Versioned[V], wanted_id: str, change: Change) -> V:
-    """As it was."""
+async def delete_head(connection: AsyncConnection, what: Versioned[V], wanted_id: str, change: Change) -> V:
+    """What it was. Begins with the lock; the versions stay."""
     await _lock(connection)
     known = await read_one(connection, what, wanted_id)
     await connection.execute(sa.update(what.heads).where(what.head_id == wanted_id).values(deleted=True))
@@ -285,14 +289,14 @@ async def _lock(connection: AsyncConnection) -> None:
     await connection.execute(sa.select(ruleset_number.c.number).with_for_update())
 
 
-async def _raise_ruleset_number(connection: AsyncConnection) -> None:
+async def raise_ruleset_number(connection: AsyncConnection) -> None:
     await connection.execute(sa.update(ruleset_number).values(number=ruleset_number.c.number + 1))
 
 
 # -- the audit log ----------------------------------------------------------------------------------------------------
 
 
-def _content(document: Rule | Watchlist) -> dict[str, Any]:
+def _content(document: Rule | Watchlist | Toplist) -> dict[str, Any]:
     """What its author wrote."""
     return {key: value for key, value in document.model_dump(mode="json").items() if key not in _OF_THE_MACHINE}
 

@@ -139,6 +139,29 @@ watchlist_versions = Table(
     PrimaryKeyConstraint("watchlist_id", "version"),
 )
 
+toplist_configs = Table(
+    "toplist_configs",
+    metadata,
+    Column("toplist_id", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    Column("owner", Text, nullable=False, server_default="local"),
+    # What an enabled one reads beside the rows that boards always have.
+    Column("shows", JSON, nullable=False, server_default="[]"),
+    PrimaryKeyConstraint("toplist_id"),
+    Index(None, "owner"),
+)
+
+toplist_versions = Table(
+    "toplist_versions",
+    metadata,
+    Column("toplist_id", Text, ForeignKey(toplist_configs.c.toplist_id), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("document", JSON, nullable=False),
+    PrimaryKeyConstraint("toplist_id", "version"),
+)
+
 # The lists that enabled rules name, which need not exist.
 rule_watchlists = Table(
     "rule_watchlists",

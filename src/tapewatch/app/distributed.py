@@ -324,7 +324,7 @@ class Distributed:
     async def _run_toplists(self, _: int, leave: asyncio.Event) -> None:
         """Lists, the scoreboard, parity with the provider's bars, and the store's housekeeping."""
         bus, hot, store, clock, partitions = self.bus, self._hot, self._store, self._clock, self._config.partitions
-        self.toplists = toplists = ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=partitions)
+        self.toplists = toplists = ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=partitions, store=store)
         scoreboard = ScoreboardRole(days=self._days, bus=bus, hot=hot, store=store, clock=clock, partitions=partitions)
         self.parities = parities = [ParityRole(bus=bus, clock=clock, partition=p) for p in range(partitions)]
         try:

@@ -142,7 +142,7 @@ class Embedded:
         self.scoreboard = ScoreboardRole(days=days, bus=bus, hot=hot, store=store, clock=clock, partitions=partitions)
         self._housekeeping = Housekeeping(store=store, clock=clock, tape_ns=lambda: self.ingest.watermark_ns)
         self.parities = [ParityRole(bus=bus, clock=clock, partition=p) for p in range(partitions)]
-        self.toplists = ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=partitions)
+        self.toplists = ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=partitions, store=store)
         self.deliveries = DeliveriesRole(
             bus=bus,
             store=store,

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from tapewatch import __version__
-from tapewatch.bench import decode, decode_dbn, distributed, engine, rest, rules, server, tape_path, tapes
+from tapewatch.bench import decode, decode_dbn, distributed, engine, rest, rules, server, tape_path, tapes, toplists
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ FIGURES: dict[str, _Subject] = {
     "step": _Subject("ticks/s", engine.STEP_WHAT, engine.steps),
     "minute_close": _Subject("ms", engine.CLOSE_WHAT, engine.minute_closes),
     "board": _Subject("ms", engine.BOARD_WHAT, engine.boards),
+    "user_toplists": _Subject("ms", toplists.WHAT, toplists.rankings),
     "replay": _Subject("trades/s", tapes.REPLAY_WHAT, tapes.replays),
     "replay_real_days": _Subject("s", tapes.REAL_WHAT, tapes.real_days),
     "replay_session": _Subject("s", tapes.SESSION_WHAT, tapes.session),

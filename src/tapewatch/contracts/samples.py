@@ -21,6 +21,7 @@ from tapewatch.engine.daily import DailyBars, make_daily_bars
 from tapewatch.engine.rules import Ruleset, RuleSpec, compare
 from tapewatch.engine.scanner import Withdrawn
 from tapewatch.ports import Alerts, Entry
+from tapewatch.toplist_documents import Toplist
 
 T = TypeVar("T")
 
@@ -288,3 +289,18 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, float):
         return np.float64(left).tobytes() == np.float64(right).tobytes() or (math.isnan(left) and math.isnan(right))
     return bool(left == right)
+
+
+def make_toplist(toplist_id: str, *, version: int = 1, **changes: Any) -> Toplist:
+    return Toplist(
+        **{
+            "id": toplist_id,
+            "version": version,
+            "name": "«'\";-- 100% :x ? 🚀»",
+            "metric": "change_pct",
+            "time_window": "5m",
+            "created_at": f"2013-10-07T12:00:{version:02d}.000000000Z",
+            "updated_at": f"2013-10-07T12:00:{version:02d}.000000000Z",
+            **changes,
+        }
+    )

@@ -22,6 +22,7 @@ from tapewatch.contracts.store_readers import StoreOwners, StorePositions, Store
 from tapewatch.contracts.store_reference import StoreReference
 from tapewatch.contracts.store_requests import StoreAsked, StoreMarks, StoreOnce
 from tapewatch.contracts.store_rules import StoreAudit, StoreRules
+from tapewatch.contracts.store_toplists import StoreToplists
 from tapewatch.engine.columns import MINUTE_NS
 from tapewatch.ports import AlertQuery, AuditQuery, Position, Store
 
@@ -39,6 +40,7 @@ class StoreContract(
     StoreRules,
     StoreAudit,
     StoreOwnership,
+    StoreToplists,
     StoreReference,
     StoreUsers,
     StoreSignIns,

@@ -48,14 +48,26 @@ class BoardRows:
 
 
 def merge_boards(boards: Sequence[BoardRows]) -> BoardRows:
-    """The boards of all partitions at one scan as one."""
+    """The boards of all partitions at one scan as one. A row that some of them lack is unknown there."""
     if len(boards) == 1:
         return boards[0]
+    metrics = tuple(dict.fromkeys(name for board in boards for name in board.metrics))
     return replace(
         boards[0],
         symbols=tuple(symbol for board in boards for symbol in board.symbols),
-        values=np.concatenate([board.values for board in boards], axis=1),
+        metrics=metrics,
+        values=np.concatenate([_rows_of(board, metrics) for board in boards], axis=1),
+        covered=all(board.covered for board in boards),
     )
+
+
+def _rows_of(board: BoardRows, metrics: tuple[str, ...]) -> F64:
+    if board.metrics == metrics:
+        return board.values
+    row_of = {name: row for row, name in enumerate(board.metrics)}
+    values = np.vstack([board.values, np.full((1, len(board.symbols)), np.nan)])
+    found: F64 = values[[row_of.get(name, -1) for name in metrics]]
+    return found
 
 
 class Board(Quantities):

@@ -222,6 +222,11 @@ class Scanner:
         return self.plan.ruleset
 
     @property
+    def _boarded(self) -> tuple[str, ...]:
+        """The rows of the boards in the steps."""
+        return (*PUBLISHED, *self.plan.ruleset.shown)
+
+    @property
     def cooled_down(self) -> int:
         """Matches that a cooldown suppressed."""
         return self.plan.cooled_down
@@ -229,7 +234,7 @@ class Scanner:
     def _set_wants(self) -> None:
         known_rows = self.plan.metrics <= self.board.row_of.keys()
         self.board.want(self.plan.metrics)
-        wanted = self.plan.metrics | self._asked | frozenset(PUBLISHED if self.board_interval_ns else ())
+        wanted = self.plan.metrics | self._asked | frozenset(self._boarded if self.board_interval_ns else ())
         declared = [CATALOGUE[split_back(name)[0]] for name in wanted]
         # What was kept once is kept on: with a hole in it, it would be wrong and not unknown.
         self._keeps |= {kept for metric in declared for kept in metric.keeps}
@@ -243,7 +248,9 @@ class Scanner:
             if self.bars.first_minute is not None:
                 self._begin_usual()
         self._reads_usual = any("usual" in metric.keeps for metric in declared)
-        by_clock = self._reads_usual or any(metric.freshness == "clock" for metric in declared)
+        asked = [CATALOGUE[split_back(name)[0]] for name in self.plan.metrics | self._asked]
+        # Boards may pause while nothing trades: they say what time it is of.
+        by_clock = self._reads_usual or any(metric.freshness == "clock" for metric in asked)
         self._reads_clock = self.plan.fires_by_clock or by_clock
         far = "prices 4h" in self._keeps or any(metric.timeframe == "4h" for metric in declared)
         longest_ns = _LONG_WINDOW_NS if far else _LONGEST_WINDOW_NS
@@ -354,7 +361,7 @@ class Scanner:
                 self._scan(now, out)
                 self._next_scan_ns += self.scan_interval_ns
             if now == self._next_board_ns:
-                out.boards.append(self.board.rows(PUBLISHED, now, day_start_ns=self._day_start_ns))
+                out.boards.append(self.board.rows(self._boarded, now, day_start_ns=self._day_start_ns))
                 self._next_board_ns += self.board_interval_ns
                 if self._next_scan_ns == NEVER_NS:  # nobody else looks
                     self._looked(now)

@@ -359,4 +359,4 @@ def _matching(
 
 
 def _rights(document: Rule | Watchlist) -> Rights:
-    return Rights(getattr(document, "owner", "local"), shared=bool(getattr(document, "shared", False)))
+    return Rights(document.owner, shared=document.shared)

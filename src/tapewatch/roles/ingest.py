@@ -179,9 +179,11 @@ class Ingest:
         if number <= self._ruleset:
             return
         snapshot = await patiently(self._store.rules, clock=self._clock, where="ingest.rules")
+        # Read after the rules: whatever changes them from here on raises the number again.
+        shown = await patiently(self._store.shown_metrics, clock=self._clock, where="ingest.rules")
         if snapshot.number > self._ruleset:  # the other task may have been first
             self._ruleset = snapshot.number
-            await self._put(ruleset(*snapshot))
+            await self._put(ruleset(*snapshot, shown=shown))
 
     async def _put(self, entry: Gap | Ruleset) -> None:
         async with self._writing:

@@ -6,17 +6,17 @@ A notice on that channel is the frame that clients get, so it is encoded once fo
 import asyncio
 from dataclasses import replace
 
-import msgspec
 import numpy as np
 
-from tapewatch.documents import known, rfc3339
 from tapewatch.engine.board import BoardRows, merge_boards
 from tapewatch.engine.columns import SECOND_NS
-from tapewatch.engine.toplists import SYSTEM_TOPLISTS, Toplist, rank
+from tapewatch.engine.toplists import MARKS, SYSTEM_TOPLISTS, rank
 from tapewatch.errors import Unavailable
-from tapewatch.ports import Bus, Clock, HotState, Ranked
+from tapewatch.ports import Bus, Clock, HotState, Ranked, Store
 from tapewatch.roles.patience import read_on
+from tapewatch.roles.user_toplists import UserToplists
 from tapewatch.telemetry import ERRORS_TOTAL
+from tapewatch.toplist_frames import Rows, toplist_frame
 
 CHANNEL = "toplists.updated"
 STALE_NS = 3 * SECOND_NS
@@ -25,17 +25,22 @@ _RANKED = 500
 """Symbols kept in hot state from each end of a ranking."""
 _SHOWN = 50
 _COLUMNS = ("price", "change_pct_day", "volume_day")
-_METRICS = tuple(dict.fromkeys([*_COLUMNS, *(toplist.metric for toplist in SYSTEM_TOPLISTS.values())]))
+_METRICS = tuple(dict.fromkeys([*_COLUMNS, *MARKS, *(toplist.metric for toplist in SYSTEM_TOPLISTS.values())]))
 
 
 class ToplistsRole:
     """Waits for the boards of all partitions at one scan. A partition that has gone on to the next scan before another
     reached this one leaves it out: only the newest board matters. One that stays behind for longer than `STALE_NS` does
     not hold the others up: the lists go on without its symbols, and say how many partitions are missing.
+
+    Without a store there are no users' lists.
     """
 
-    def __init__(self, *, bus: Bus, hot: HotState, clock: Clock, partitions: int = 1) -> None:
+    def __init__(
+        self, *, bus: Bus, hot: HotState, clock: Clock, partitions: int = 1, store: Store | None = None
+    ) -> None:
         self._bus, self._hot, self._clock, self._partitions = bus, hot, clock, partitions
+        self._users = None if store is None else UserToplists(store=store, bus=bus, hot=hot, clock=clock)
         self._boards: dict[int, BoardRows] = {}
         self._symbols: tuple[str, ...] = ()
         self._by_name = np.zeros(0, np.intp)
@@ -46,6 +51,8 @@ class ToplistsRole:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
+            if self._users is not None:
+                tasks.create_task(self._users.follow(), name="toplists of users")
             for partition in range(self._partitions):
                 tasks.create_task(self._follow(partition), name=f"toplists board {partition}")
 
@@ -74,62 +81,41 @@ class ToplistsRole:
         return [] if waits else boards
 
     def _in_order(self, board: BoardRows) -> BoardRows:
-        """The metrics that are shown, symbols by name: then equal values stand in the same order here, in hot state,
-        and with any number of partitions.
+        """The metrics that lists read, unknown where the board lacks one, and symbols by name: then equal values stand
+        in the same order here, in hot state, and with any number of partitions.
         """
         if board.symbols != self._symbols:
             self._symbols = board.symbols
             self._by_name = np.array(sorted(range(len(board.symbols)), key=board.symbols.__getitem__), np.intp)
-        rows = [board.metrics.index(name) for name in _METRICS]
+        metrics = tuple(dict.fromkeys([*_METRICS, *(self._users.reads if self._users is not None else ())]))
+        row_of = {name: row for row, name in enumerate(board.metrics)}
+        places = [place for place, name in enumerate(metrics) if name in row_of]
+        values = np.full((len(metrics), len(self._by_name)), np.nan)
+        kept = np.array([row_of[metrics[place]] for place in places], np.intp)
+        values[places] = board.values[np.ix_(kept, self._by_name)]
         return replace(
-            board,
-            symbols=tuple(board.symbols[i] for i in self._by_name.tolist()),
-            metrics=_METRICS,
-            values=board.values[rows][:, self._by_name],
+            board, symbols=tuple(board.symbols[i] for i in self._by_name.tolist()), metrics=metrics, values=values
         )
 
     async def _rank(self, board: BoardRows) -> None:
-        row = {name: i for i, name in enumerate(board.metrics)}
+        rows = Rows(board)
         for key, metric in {toplist.key: toplist.metric for toplist in SYSTEM_TOPLISTS.values()}.items():
-            values = board.values[row[metric]]
+            values = rows.of(metric)
             ends = [rank(values, descending=descending, limit=_RANKED) for descending in (True, False)]
             both = np.unique(np.concatenate(ends))
             ranking = [Ranked(board.symbols[i], v) for i, v in zip(both.tolist(), values[both].tolist(), strict=True)]
             await self._hot.rank(key, ranking, ttl_s=_TTL_S)
             await asyncio.sleep(0)  # alerts of the same scan go first
         for toplist in SYSTEM_TOPLISTS.values():
-            await self._bus.notify(CHANNEL, _frame(toplist, board, row, missing=self._missing))
-            await asyncio.sleep(0)
-        self.ranked_ns = board.ts_ns
-
-
-def _frame(toplist: Toplist, board: BoardRows, row: dict[str, int], *, missing: int) -> bytes:
-    values = board.values[row[toplist.metric]]
-    top = rank(values, descending=toplist.descending, limit=_SHOWN)
-    columns = [board.values[row[name], top].tolist() for name in _COLUMNS]
-    rankings = [
-        {
-            "symbol": board.symbols[i],
-            "rank": place,
-            "value": value,
-            "metadata": dict(zip(_COLUMNS, map(known, facts), strict=True)),
-        }
-        for place, (i, value, facts) in enumerate(
-            zip(top.tolist(), values[top].tolist(), zip(*columns, strict=True), strict=True), start=1
-        )
-    ]
-    return msgspec.json.encode(
-        {
-            "type": "toplist_update",
-            "data": {
+            top = rank(rows.of(toplist.metric), descending=toplist.descending, limit=_SHOWN)
+            head = {
                 "toplist_id": toplist.id,
                 "toplist_type": "system",
                 "title": toplist.title,
                 "metric": toplist.metric,
-                "session": board.session,
-                "timestamp": rfc3339(board.ts_ns),
-                "rankings": rankings,
-                **({"partitions_missing": missing} if missing else {}),
-            },
-        }
-    )
+            }
+            await self._bus.notify(CHANNEL, toplist_frame(head, rows, top, _COLUMNS, missing=self._missing))
+            await asyncio.sleep(0)
+        if self._users is not None:
+            await self._users.rank(board, rows, missing=self._missing)
+        self.ranked_ns = board.ts_ns

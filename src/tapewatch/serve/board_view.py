@@ -9,6 +9,7 @@ import numpy as np
 
 from tapewatch.engine.board import BoardRows
 from tapewatch.engine.columns import F64
+from tapewatch.engine.toplists import MARKS, marks
 from tapewatch.ports import Bus, Clock
 from tapewatch.serve.follow import follow
 
@@ -83,6 +84,16 @@ class BoardView:
             name: float(rows.values[rows.metrics.index(name), column]) if name in rows.metrics else math.nan
             for name in metrics
         }
+
+    def marks(self, symbol: str) -> tuple[bool, bool]:
+        """Whether it is stale, and whether it is halted; False where the board does not know."""
+        place = self._place.get(symbol)
+        if place is None:
+            return False, False
+        facts = self.some_of(symbol, MARKS)
+        ages, halted = (np.array([facts[name]]) for name in MARKS)
+        is_stale, is_halted = marks(ages, halted, covered=self._rows[place[0]].covered)
+        return bool(is_stale[0]), bool(is_halted[0])
 
     def column(self, metric: str) -> tuple[list[str], F64]:
         """Symbols and their values of one metric over all partitions, for ranking: shapes (n,) and (n,)."""

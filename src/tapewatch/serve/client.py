@@ -21,6 +21,8 @@ MAX_REPLY_BYTES = 256 * 1024
 MAX_SUBSCRIPTIONS = 200
 MAX_MESSAGES_PER_S = 20
 MAX_ERRORS = 5
+MAX_EVENTS = 100
+"""Frames with events of toplists that wait; the oldest go, since the lists themselves tell what is."""
 
 
 class Ending(NamedTuple):
@@ -42,7 +44,8 @@ class News(NamedTuple):
 
 
 class Client:
-    """Replies go first, then what it missed, then alerts in order, then of each toplist the newest frame.
+    """Replies go first, then what it missed, then alerts in order, then of each toplist the newest frame, then what
+    happened in toplists.
 
     Toplist frames do not count as waiting: there is one a list at most, and all clients share the same text.
     """
@@ -69,6 +72,7 @@ class Client:
         self._replies: deque[str] = deque()
         self._reply_bytes = 0
         self._toplists: dict[str, str] = {}
+        self._events: deque[tuple[str, str]] = deque(maxlen=MAX_EVENTS)
         self._subscriptions: set[str] = set()
         self._something = asyncio.Event()
         self._spoke_s: deque[float] = deque(maxlen=MAX_MESSAGES_PER_S)
@@ -94,6 +98,7 @@ class Client:
         if not principal.may("toplists:read"):
             self._subscriptions.clear()
             self._toplists.clear()
+            self._events.clear()
         self._settle()
 
     def _settle(self) -> None:
@@ -133,6 +138,11 @@ class Client:
     def offer_toplist(self, toplist: str, frame: str) -> None:
         if toplist in self._subscriptions:
             self._toplists[toplist] = frame
+            self._something.set()
+
+    def offer_event(self, toplist: str, frame: str) -> None:
+        if toplist in self._subscriptions:
+            self._events.append((toplist, frame))
             self._something.set()
 
     def welcome(self, frame: str) -> None:
@@ -195,6 +205,8 @@ class Client:
         if self._toplists:
             oldest = next(iter(self._toplists))
             return Outgoing(self._toplists.pop(oldest), None)
+        if self._events:
+            return Outgoing(self._events.popleft()[1], None)
         return None
 
     async def wait(self) -> None:
@@ -212,9 +224,15 @@ class Client:
         self._subscriptions.add(toplist)
         return True
 
+    def follows(self, toplist: str) -> bool:
+        return toplist in self._subscriptions
+
     def unsubscribe(self, toplist: str) -> None:
         self._subscriptions.discard(toplist)
         self._toplists.pop(toplist, None)
+        waiting = [event for event in self._events if event[0] != toplist]
+        self._events.clear()
+        self._events.extend(waiting)
 
     def may_speak(self, now_s: float) -> bool:
         """Count a message from the client; False if it is one too many within a second."""

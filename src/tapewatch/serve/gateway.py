@@ -23,8 +23,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDiscon
 
 from tapewatch.accounts.roles import LOCAL
 from tapewatch.documents import Document, load_json
-from tapewatch.errors import Invalid, Unavailable
-from tapewatch.ports import Bus, Clock, Store
+from tapewatch.errors import Invalid, NotFound, Unavailable
+from tapewatch.ports import MAX_TOPLISTS, Bus, Clock, Store
 from tapewatch.serve.admission import (
     FIRST_MESSAGE_S,
     MAX_OF_USER,
@@ -72,12 +72,13 @@ _LOOK_AGAIN_S = 0.005
 
 class _UpdatedToplist(msgspec.Struct):
     toplist_id: str
+    toplist_type: Literal["system", "user"] = "system"
 
 
 class _ToplistFrame(msgspec.Struct):
-    """As much of a ``toplist_update`` as is needed to know whom it is for."""
+    """As much of a ``toplist_update`` or ``toplist_event`` as is needed to know whom it is for."""
 
-    type: Literal["toplist_update"]
+    type: Literal["toplist_update", "toplist_event"]
     data: _UpdatedToplist
 
 
@@ -97,7 +98,7 @@ class _Message(Document):
 
 class _ToplistMessage(_Message):
     toplist_id: str = Field(max_length=128)
-    toplist_type: str = Field(default="system", max_length=32)
+    toplist_type: str | None = Field(default=None, max_length=32)
 
 
 class _Where(Document):
@@ -137,8 +138,9 @@ _PONG = frame_of("pong")
 
 
 class Gateway:
-    """`run` feeds it, `connect` is the endpoint. `toplists` are the ids that clients may subscribe to; `active` says
-    whether there is such a user who is not disabled: alerts of others stay in history.
+    """`run` feeds it, `connect` is the endpoint. `toplists` are the ids of the system's lists; users' lists are looked
+    up in the store, and without one there are none. `active` says whether there is such a user who is not disabled:
+    alerts of others stay in history.
     """
 
     def __init__(
@@ -164,6 +166,7 @@ class Gateway:
     ) -> None:
         self._bus = bus
         self._clock = clock
+        self._store = store
         self._toplists = frozenset(toplists)
         self._partitions = partitions
         self._max_clients = max_clients
@@ -260,16 +263,24 @@ class Gateway:
 
     def _update(self, payload: bytes) -> None:
         try:
-            toplist = _read_frame(payload).data.toplist_id
+            read = _read_frame(payload)
             frame = payload.decode()
         except (msgspec.DecodeError, UnicodeDecodeError):
             ERRORS_TOTAL.labels(where="gateway.toplist_frame").inc()
             return
-        if toplist not in self._toplists:
+        toplist = read.data.toplist_id
+        if (toplist in self._toplists) != (read.data.toplist_type == "system"):
             # Nobody can have subscribed to it, and keeping it would let the other side fill this memory.
             ERRORS_TOTAL.labels(where="gateway.toplist_id").inc()
             return
+        if read.type == "toplist_event":
+            for client in self._clients:
+                client.offer_event(toplist, frame)
+            return
+        self._newest.pop(toplist, None)
         self._newest[toplist] = frame
+        if len(self._newest) > len(self._toplists) + MAX_TOPLISTS:  # some were deleted, and their last frames are here
+            del self._newest[next(iter(self._newest))]
         for client in self._clients:
             client.offer_toplist(toplist, frame)
 
@@ -417,16 +428,25 @@ class Gateway:
                 asked = self._handle(message.get("text"), client)
                 if isinstance(asked, _ResumeMessage):
                     await self._resume(asked.data, client)
+                elif isinstance(asked, _ToplistMessage):
+                    await self._subscribe_to_users(asked.toplist_id, client)
                 elif asked is not None:
                     await self._renew(asked.data.token, client)
 
-    def _handle(self, text: str | None, client: Client) -> _ResumeMessage | _AuthenticateMessage | None:
-        """Obey or complain. What takes time is returned."""
+    def _handle(
+        self, text: str | None, client: Client
+    ) -> _ResumeMessage | _AuthenticateMessage | _ToplistMessage | None:
+        """Obey or complain. What takes time is returned: a token, a wish to resume, or for a user's list."""
         message = self._understood(text, client)
         if isinstance(message, _AuthenticateMessage):
             return message  # `resume` may still come first
         client.heard += 1
-        if isinstance(message, _ResumeMessage):
+        if isinstance(message, _ResumeMessage) or (
+            isinstance(message, _ToplistMessage)
+            and message.type == "subscribe_toplist"
+            and message.toplist_type in {None, "user"}
+            and message.toplist_id not in self._toplists
+        ):
             return message
         if message is not None:
             self._obey(message, client)
@@ -508,17 +528,38 @@ class Gateway:
                 client.complain(_error("forbidden", "the token does not allow alerts:read"))
         elif not client.principal.may("toplists:read"):
             client.complain(_error("forbidden", "the token does not allow toplists:read"))
-        elif message.toplist_id not in self._toplists or message.toplist_type != "system":
-            client.complain(_error("unknown_toplist", "there is no such toplist"))
-        elif message.type == "unsubscribe_toplist":
+        elif message.type == "unsubscribe_toplist" and client.follows(message.toplist_id):
             client.unsubscribe(message.toplist_id)
-        elif client.subscribe(message.toplist_id):
-            newest = self._newest.get(message.toplist_id)
-            if newest is not None:
-                client.offer_toplist(message.toplist_id, newest)
-        else:
+        elif message.toplist_id not in self._toplists or message.toplist_type not in {None, "system"}:
+            client.complain(_error("unknown_toplist", "there is no such toplist"))
+        elif message.type == "subscribe_toplist":
+            self._subscribe(message.toplist_id, client)
+
+    def _subscribe(self, toplist: str, client: Client, *, with_newest: bool = True) -> None:
+        if not client.subscribe(toplist):
             client.reply(_error("too_many", "more than 200 subscriptions"))
             client.end(4429, "too many subscriptions", flush=True)
+        elif with_newest and toplist in self._newest:
+            client.offer_toplist(toplist, self._newest[toplist])
+
+    async def _subscribe_to_users(self, toplist_id: str, client: Client) -> None:
+        """If it is there for whom the client speaks: another's list is as good as not there."""
+        principal = client.principal
+        if not principal.may("toplists:read"):
+            client.complain(_error("forbidden", "the token does not allow toplists:read"))
+            return
+        try:
+            toplist = None if self._store is None else await self._store.toplist(toplist_id)
+        except NotFound:
+            toplist = None
+        except Unavailable:
+            ERRORS_TOTAL.labels(where="gateway.toplist").inc()
+            client.reply(_error("unavailable", "the list cannot be looked up now; ask again"))
+            return
+        if toplist is None or not principal.sees(toplist.owner):
+            client.complain(_error("unknown_toplist", "there is no such toplist"))
+        else:
+            self._subscribe(toplist_id, client, with_newest=toplist.enabled)
 
 
 def _come_again(why: str) -> Response:

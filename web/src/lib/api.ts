@@ -4,17 +4,43 @@ import { session } from './session.svelte';
 
 export type Known = number | null; // null: the metric is unknown, which is never zero
 
-export interface SystemToplist { id: string; title: string; metric: string; window: string }
+export interface SystemToplist { id: string; title: string; metric: string; window: string; toplist_type?: string }
+export const LIST_WINDOWS = ['1m', '5m', '15m', '1h', '1d'] as const;
+export interface ListFilters {
+  min_volume: Known; min_change_pct: Known; price_min: Known; price_max: Known;
+  market_cap_min: Known; market_cap_max: Known;
+  exchanges: string[]; sectors: string[];
+  when: string;
+}
+export interface ColorScheme { positive: string; negative: string; neutral: string }
+export interface UserToplistDraft {
+  name: string;
+  description: string;
+  metric: string;
+  time_window: (typeof LIST_WINDOWS)[number] | null;
+  sort_order: 'asc' | 'desc';
+  filters: ListFilters;
+  columns: string[];
+  color_scheme: ColorScheme;
+  enabled: boolean;
+  alerts: boolean;
+  jump_ranks: number;
+}
+export interface UserToplist extends UserToplistDraft { id: string; owner: string; version: number; created_at: string; updated_at: string }
 export interface Ranking {
   symbol: string;
   rank: number;
   value: Known;
-  metadata: { price: Known; change_pct_day: Known; volume_day: Known };
+  metadata: Record<string, Known>;
+  stale?: boolean; // no price for a minute
+  halted?: boolean;
 }
 export interface ToplistData {
   toplist_id: string;
   title?: string;
   metric?: string;
+  version?: number; // of a user's list
+  columns?: string[]; // of a user's list
   session: string | null;
   timestamp: string | null; // null: before the first scan
   rankings: Ranking[];
@@ -207,6 +233,11 @@ const at = encodeURIComponent;
 export const api = {
   toplists: () => call<Items<SystemToplist>>('GET', '/toplists'),
   toplist: (id: string, limit: number) => call<ToplistData>('GET', `/toplists/system/${at(id)}?${query({ limit })}`),
+  ownToplists: () => call<Items<UserToplist>>('GET', '/toplists/user?limit=500'),
+  createToplist: (draft: UserToplistDraft) => call<UserToplist>('POST', '/toplists/user', draft),
+  /** Only if `version` is still the stored one. */
+  changeToplist: (id: string, version: number, draft: UserToplistDraft) => call<UserToplist>('PUT', `/toplists/user/${at(id)}`, { ...draft, version }),
+  deleteToplist: (id: string) => call<void>('DELETE', `/toplists/user/${at(id)}`),
   metrics: () => call<Items<Metric>>('GET', '/metrics'),
   symbol: (symbol: string) => call<SymbolView>('GET', `/symbols/${at(symbol)}`),
   alerts: (parameters: { limit: number; since?: string; cursor?: string }) =>

@@ -6,6 +6,7 @@ export const TABS = ['edit', 'why', 'score', 'versions'] as const;
 export type Tab = (typeof TABS)[number];
 export type Sheet =
   | { kind: 'rule'; id: string | null; tab: Tab; symbol?: string } // null: a new one
+  | { kind: 'list'; id: string | null; made: (id: string) => void } // null: a new one
   | { kind: 'alert'; alert: SeenAlert }
   | { kind: 'scoreboard' };
 

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import type { Ranking, SystemToplist } from './api';
-import { families, inFamily, Movement, whyEmpty } from './lists';
+import { blankList, colourOf, families, inFamily, isOwn, listDraftOf, Movement, whyEmpty, wordsOf } from './lists';
 
 const list = (id: string, title: string, window: string): SystemToplist => ({ id, title, window, metric: 'price' });
 
@@ -34,4 +34,18 @@ test('an empty list says how many minutes of the tape it still needs', () => {
   expect(whyEmpty(list('rsi_14_1m', '1m'))).toBe('Warming up: needs 15 minutes of the tape.');
   expect(whyEmpty(list('change_pct_day', 'day'))).toBe('No symbol has this value yet.');
   expect(whyEmpty(undefined)).toBe('No symbol has this value yet.');
+});
+
+test('a list of a user is told by its id, and its draft is what its author wrote', () => {
+  expect([isOwn('gainers_5m'), isOwn('my-list-0a1b2c3d')]).toEqual([false, true]);
+  const stored = { ...blankList(), name: 'Mine', id: 'mine-1', owner: 'local', version: 3, created_at: '', updated_at: '' };
+  expect(listDraftOf(stored)).toEqual({ ...blankList(), name: 'Mine' });
+  expect(wordsOf(' NYSE, NASDAQ,,NYSE ')).toEqual(['NYSE', 'NASDAQ']);
+});
+
+test('a value is coloured by its sign, with names and figures that are colours only', () => {
+  const scheme = { positive: 'blue', negative: '#ff0000', neutral: 'url(x)' };
+  expect([1, -1, 0, null].map((value) => colourOf(value, scheme))).toEqual(['var(--accent)', '#ff0000', undefined, undefined]);
+  expect(colourOf(1, { ...scheme, positive: 'default' })).toBeUndefined();
+  expect(colourOf(1, undefined)).toBeUndefined();
 });

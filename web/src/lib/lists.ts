@@ -1,6 +1,39 @@
 /** Ranked lists, the pure part: families of system lists for the panel's two selects, and movement in rank. */
 
-import type { Ranking, SystemToplist } from './api';
+import type { ColorScheme, Known, ListFilters, Ranking, SystemToplist, UserToplist, UserToplistDraft } from './api';
+
+/** Ids that the server makes for users' lists have a dash, those of system lists have none. */
+export const isOwn = (id: string): boolean => id.includes('-');
+
+const NO_FILTERS: ListFilters = {
+  min_volume: null, min_change_pct: null, price_min: null, price_max: null, market_cap_min: null, market_cap_max: null,
+  exchanges: [], sectors: [], when: '',
+};
+export const blankList = (): UserToplistDraft => ({
+  name: '', description: '', metric: 'change_pct_5m', time_window: null, sort_order: 'desc', filters: { ...NO_FILTERS },
+  columns: ['price', 'change_pct_day', 'volume_day'],
+  color_scheme: { positive: 'default', negative: 'default', neutral: 'default' }, enabled: true, alerts: false, jump_ranks: 10,
+});
+
+/** What its author wrote, without what the server adds. */
+export function listDraftOf({ id: _id, owner: _owner, version: _version, created_at: _made, updated_at: _changed, ...draft }: UserToplist): UserToplistDraft {
+  return { ...draft, filters: { ...NO_FILTERS, ...draft.filters }, color_scheme: { ...draft.color_scheme }, columns: [...draft.columns] };
+}
+
+/** Words between commas, each once. */
+export const wordsOf = (text: string): string[] => [...new Set(text.split(',').map((word) => word.trim()).filter(Boolean))];
+
+export const COLOURS: Record<string, string> = {
+  green: 'var(--up)', red: 'var(--down)', blue: 'var(--accent)', orange: 'var(--figure)', yellow: 'var(--warn)',
+  purple: 'var(--word)', teal: 'light-dark(#0b7285, #3bc9db)', grey: 'var(--dim)',
+};
+
+/** The colour of a value by its sign; undefined where the page's own is meant. */
+export function colourOf(value: Known, scheme: ColorScheme | undefined): string | undefined {
+  if (value === null || !scheme) return undefined;
+  const named = value > 0 ? scheme.positive : value < 0 ? scheme.negative : scheme.neutral;
+  return COLOURS[named] ?? (/^#[0-9a-f]{6}$/i.test(named) ? named : undefined);
+}
 
 export interface Family { key: string; title: string; lists: SystemToplist[] }
 

@@ -2,14 +2,14 @@
 
 import { SvelteMap } from 'svelte/reactivity';
 import { AlertLog, KEPT } from './alerts.svelte';
-import { api, explain, type Alert, type Metric, type Ranking, type SystemStatus, type SystemToplist, type ToplistData } from './api';
+import { api, explain, type Alert, type Metric, type Ranking, type SystemStatus, type SystemToplist, type ToplistData, type UserToplist } from './api';
 import { feedView } from './feed';
 import { parseTime } from './format';
-import { Movement } from './lists';
+import { isOwn, Movement } from './lists';
 import { session } from './session.svelte';
 import { TapeSocket, type ServerMessage, type SocketState } from './socket';
 
-export interface ListView { rankings: Ranking[]; moves: Map<string, number | null>; metric: string | undefined }
+export interface ListView { rankings: Ranking[]; moves: Map<string, number | null>; metric: string | undefined; columns: string[] | undefined }
 export type DataState = 'fresh' | 'slow' | 'stale';
 
 const SLOW_MS = 3_000;
@@ -32,6 +32,7 @@ class Live {
   notice = $state('');
   status = $state.raw<SystemStatus | null>(null); // null: it cannot be had
   toplists = $state.raw<SystemToplist[]>([]);
+  own = $state.raw<UserToplist[] | null>(null); // lists of users that this one sees; null: not known yet
   metrics = $state.raw<Metric[]>([]);
   lists = new SvelteMap<string, ListView>();
   alerts = new AlertLog();
@@ -87,7 +88,7 @@ class Live {
   follow(id: string): () => void {
     this.#socket.follow(id);
     if (!this.#movements.has(id)) this.#movements.set(id, new Movement());
-    api.toplist(id, 50).then(
+    if (!isOwn(id)) api.toplist(id, 50).then(
       (data) => this.lists.has(id) || this.#rank({ ...data, toplist_id: id }),
       () => undefined, // the socket brings the same within a second, and its light tells if it does not
     );
@@ -120,9 +121,14 @@ class Live {
   }
 
   async #load(): Promise<void> {
-    if (this.toplists.length === 0) this.toplists = (await api.toplists()).items;
+    if (this.toplists.length === 0) this.toplists = (await api.toplists()).items.filter(({ id }) => !isOwn(id));
+    await this.loadOwn();
     if (this.metrics.length === 0) this.metrics = (await api.metrics()).items;
     if (!this.#historyLoaded) await this.#loadHistory();
+  }
+
+  async loadOwn(): Promise<void> {
+    this.own = (await api.ownToplists()).items;
   }
 
   async #loadHistory(): Promise<void> {
@@ -160,6 +166,7 @@ class Live {
   #receive(message: ServerMessage): void {
     if (message.type === 'toplist_update') this.#update(message.data);
     else if (message.type === 'token_expiring') void session.renewNow();
+    else if (message.type === 'error' && message.data.code === 'unknown_toplist') void this.loadOwn().catch(() => undefined); // one is gone
     else if (message.type === 'error') this.notice = message.data.message;
     else if (message.type === 'alert' || message.type === 'alert_note') {
       (message.type === 'alert' ? this.#arrived : this.#noted).push(message.data);
@@ -194,7 +201,9 @@ class Live {
     if (!movement || data.timestamp === null) return; // no longer asked for, or before the first scan
     const moves = movement.next(parseTime(data.timestamp), data.rankings);
     const metric = data.metric ?? this.toplists.find((list) => list.id === id)?.metric;
-    this.lists.set(id, { rankings: data.rankings, moves, metric });
+    this.lists.set(id, { rankings: data.rankings, moves, metric, columns: data.columns });
+    const known = this.own?.find((list) => list.id === id);
+    if (known && data.version !== undefined && data.version > known.version) void this.loadOwn().catch(() => undefined); // changed elsewhere
   }
 }
 

@@ -55,7 +55,7 @@ test('after a loss it connects again and asks for what is still followed', () =>
   vi.advanceTimersByTime(1_000);
   last().accept();
   expect(FakeSocket.made.length).toBe(2);
-  expect(last().sent).toEqual([{ type: 'subscribe_toplist', toplist_id: 'gainers_5m', toplist_type: 'system' }]);
+  expect(last().sent).toEqual([{ type: 'subscribe_toplist', toplist_id: 'gainers_5m' }]);
   expect(states).toEqual(['connecting', 'open', 'waiting', 'connecting', 'open']);
 });
 

@@ -12,6 +12,7 @@ export type ServerMessage =
   | { type: 'resumed'; data: { recovered: boolean | 'history'; alerts: number; places: Record<string, string> } }
   | { type: 'places'; data: { places: Record<string, string> } } // alerts of others have brought us here
   | { type: 'toplist_update'; data: ToplistData }
+  | { type: 'toplist_event'; data: object }
   | { type: 'pong' }
   | { type: 'error'; data: { code: string | number; message: string } };
 
@@ -119,7 +120,7 @@ export class TapeSocket {
   }
 
   #ask(type: 'subscribe_toplist' | 'unsubscribe_toplist', id: string): void {
-    this.#send(type === 'subscribe_toplist' ? { type, toplist_id: id, toplist_type: 'system' } : { type, toplist_id: id });
+    this.#send({ type, toplist_id: id });
   }
 
   #send(message: object): void {

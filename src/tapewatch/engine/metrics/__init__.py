@@ -21,6 +21,7 @@ from tapewatch.engine.metrics import (
     windows,
 )
 from tapewatch.engine.metrics.declare import Kept, Metric
+from tapewatch.engine.quantities import split_back
 
 FAMILIES = (prices, day, daily, windows, prints, usual, opening, fresh, quotes, clock, index, studies, candles)
 """Modules with `METRICS`; the first line of each says what they are of."""
@@ -44,4 +45,10 @@ def canonical_metric(name: str) -> str:
     raise ValueError(f"unknown metric {shown!r}{hint}")
 
 
-__all__ = ["CATALOGUE", "FAMILIES", "PUBLISHED", "Kept", "Metric", "canonical_metric"]
+def is_row(name: str) -> bool:
+    """Whether the board can have a row of that name, such as ``close_5m[1]``."""
+    metric, back = split_back(name)
+    return metric in CATALOGUE and 0 <= back <= CATALOGUE[metric].back
+
+
+__all__ = ["CATALOGUE", "FAMILIES", "PUBLISHED", "Kept", "Metric", "canonical_metric", "is_row"]

@@ -59,5 +59,6 @@ METRICS = (
         compute=lambda b: b.price_age_s(),
         session="day",
         freshness="clock",
+        published=True,
     ),
 )

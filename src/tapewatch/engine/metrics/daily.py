@@ -13,6 +13,7 @@ _PUBLISHED = {
     "high_prev_day",
     "low_prev_day",
     "volume_prev_day",
+    "rsi_14_day",
     "avg_daily_volume_10d",
     "avg_daily_volume_20d",
     "avg_daily_volume_30d",

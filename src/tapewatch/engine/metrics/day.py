@@ -130,6 +130,7 @@ def _activity() -> Iterator[Metric]:
         compute=lambda b: b.pct(b.price, b["vwap_day"]),
         timeframe="day",
         session="day",
+        published=True,
     )
 
 

@@ -155,7 +155,7 @@ def _averages(window: str, minutes: int) -> Iterator[Metric]:
         timeframe=window,
         warm_up=f"{minutes} minutes of the day",
         freshness="second",
-        published=published,
+        published=window in PUBLISHED_WINDOWS,
     )
     yield Metric(
         name=f"vwap_{window}",

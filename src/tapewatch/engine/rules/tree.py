@@ -306,6 +306,8 @@ class Ruleset:
     rules: tuple[RuleSpec, ...]
     watchlists: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """The lists that the rules name, by id."""
+    shown: tuple[str, ...] = ()
+    """Rows that boards have beside the published metrics, because users' toplists ask for them; sorted."""
 
 
 class Match(NamedTuple):

@@ -1,5 +1,5 @@
-"""Who changed which rule, watchlist, user, sign-in or token, newest first, page by page from a cursor. Entries are kept
-for ninety days.
+"""Who changed which rule, watchlist, toplist, subscription, channel, user, sign-in or token, newest first, page by page
+from a cursor. Entries are kept for ninety days.
 """
 
 import base64
@@ -27,7 +27,7 @@ _CURSOR = re.compile(r"audit:([0-9]{1,18})")
 class AuditFilter(Query):
     kind: AuditKind | SkipJsonSchema[None] = None
     subject: Annotated[str, Field(pattern=IDENTIFIER)] | SkipJsonSchema[None] = None
-    """The id of a rule, a watchlist, a user, a sign-in or a token."""
+    """The id of what was changed."""
     since: Instant | SkipJsonSchema[None] = None
     limit: Limit = 100
     cursor: (

@@ -1,4 +1,6 @@
-"""What rules and watchlists share over HTTP: ids, versions as ETags, and a change that somebody else may overtake."""
+"""What rules, watchlists and toplists share over HTTP: ids, versions as ETags, and a change that somebody else may
+overtake.
+"""
 
 import logging
 import re
@@ -18,6 +20,7 @@ from tapewatch.documents import Rule, Watchlist
 from tapewatch.errors import Unavailable, VersionConflict
 from tapewatch.ports import Bus
 from tapewatch.telemetry import ERRORS_TOTAL
+from tapewatch.toplist_documents import Toplist
 
 RESERVED = ("validate", "dry-run", "templates")
 """Words of addresses that would be ids."""
@@ -25,7 +28,7 @@ LOCATION: dict[str, Any] = {"headers": {"Location": {"schema": {"type": "string"
 _TRIES = 3
 
 log = logging.getLogger(__name__)
-V = TypeVar("V", Rule, Watchlist, Subscription, Channel)
+V = TypeVar("V", Rule, Watchlist, Toplist, Subscription, Channel)
 
 
 def _without_default(schema: dict[str, Any]) -> None:
@@ -65,11 +68,11 @@ def new_id(name: str, *, kind: str) -> str:
     return f"{slug or kind}-{secrets.token_hex(4)}"
 
 
-def etag(document: Rule | Watchlist | Subscription | Channel) -> dict[str, str]:
+def etag(document: Rule | Watchlist | Toplist | Subscription | Channel) -> dict[str, str]:
     return {"ETag": f'"{document.version}"'}
 
 
-def check_match(request: Request, known: Rule | Watchlist | Subscription | Channel) -> None:
+def check_match(request: Request, known: Rule | Watchlist | Toplist | Subscription | Channel) -> None:
     wanted = request.headers.get("if-match")
     if wanted is None or wanted.strip() == "*":
         return
