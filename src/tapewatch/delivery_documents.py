@@ -87,7 +87,6 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
 Name = Annotated[Text, Field(min_length=1, max_length=120)]
 ClockTime = Annotated[str, Field(max_length=5, examples=["22:00"]), AfterValidator(_clock_time)]
 TimeZone = Annotated[str, Field(max_length=64, examples=["America/New_York"]), AfterValidator(_time_zone)]
@@ -137,8 +136,8 @@ class QuietHours(Document):
 class Digest(Document):
     """When more than so many alerts come within so many seconds, the further ones are told together."""
 
-    more_than: Annotated[Whole, Field(ge=1, le=1_000)] = 20
-    within_s: Annotated[Whole, Field(ge=1, le=3_600)] = 60
+    more_than: Annotated[int, Field(ge=1, le=1_000), BeforeValidator(_whole)] = 20
+    within_s: Annotated[int, Field(ge=1, le=3_600), BeforeValidator(_whole)] = 60
 
 
 class SubscriptionDraft(Document):
@@ -154,7 +153,7 @@ class SubscriptionDraft(Document):
     channels: Annotated[list[Identifier], Field(max_length=MAX_CHANNELS_EACH), AfterValidator(_once)] = Field(
         default_factory=list
     )
-    cooldown: Annotated[Whole, Field(ge=0, le=MAX_COOLDOWN_S)] = 0
+    cooldown: Annotated[int, Field(ge=0, le=MAX_COOLDOWN_S), BeforeValidator(_whole)] = 0
     """Seconds in which a rule's further alerts for the same symbol are not told."""
     quiet_hours: QuietHours | None = None
     muted_until: Instant = ""
@@ -327,7 +326,7 @@ class ChannelDraft(Document):
     name: Name
     enabled: bool = True
     settings: Settings
-    rate_per_minute: Annotated[Whole, Field(ge=1, le=600)] | None = None
+    rate_per_minute: Annotated[int, Field(ge=1, le=600), BeforeValidator(_whole)] | None = None
     """None: what its kind bears."""
 
 

@@ -396,7 +396,7 @@ def emptied(
         database = str(address).rpartition("/")[2]
         rows = await postgres.administer(
             "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
-            " AND tablename NOT IN ('alembic_version', 'ruleset_number')",
+            " AND tablename NOT IN ('alembic_version', 'ruleset_number', 'accounts_number')",
             database=database,
         )
         await postgres.administer(

@@ -110,6 +110,7 @@ async def test_alert_is_explained_with_what_it_saw(desk: Any) -> None:
         await open_desk.up.save_rule({**RULE, "when": "price > 500"})
         (alert,) = await open_desk.up.alerts_over_rest()
         said = await open_desk.up.get(f"alerts/{alert['alert_id']}/explanation")
+    assert alert.pop("mark") is None
     assert {name: said[name] for name in alert} == alert
     assert alert["ages"] == {"price": 0.5, "volume_day": 0.5}
     assert alert["severity"] == "warning"

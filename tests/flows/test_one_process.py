@@ -66,8 +66,8 @@ def by_id(alerts: Sequence[Alert]) -> dict[str, dict[str, Any]]:
 
 
 def timeless(alert: dict[str, Any]) -> dict[str, Any]:
-    """Without the wall clock's stamps, which are no part of what happened."""
-    return {name: value for name, value in alert.items() if name != "latency"}
+    """Without the wall clock's stamps and the reader's marks, which are no part of what happened."""
+    return {name: value for name, value in alert.items() if name not in {"latency", "mark"}}
 
 
 @pytest.mark.parametrize("kind", ["scripted", "synthetic"])

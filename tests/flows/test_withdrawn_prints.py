@@ -66,5 +66,7 @@ async def test_alert_of_a_withdrawn_print_gets_a_note_over_websocket_and_rest(
         alerted.set()
         annotated = json.loads(await asyncio.wait_for(client.recv(), 10))
         del annotated["at"]  # its place in the stream
+        for told in (alert["data"], annotated["data"]):
+            assert told["latency"].pop("sent") is not None
         assert annotated == {"type": "alert_note", "data": {**alert["data"], "note": note}}
-        assert await up.alerts_over_rest() == [annotated["data"]]
+        assert await up.alerts_over_rest() == [{**annotated["data"], "mark": None}]

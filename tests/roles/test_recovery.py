@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from tapewatch.adapters.memory import MemoryBus, MemoryHotState
 from tapewatch.documents import Alert
@@ -194,7 +195,8 @@ def test_chain_of_readers_that_die_says_and_stores_what_lives_on(deaths: list[in
         shown = await hot.get([f"ind:{symbol}" for symbol in SYMBOLS])
         twice = [alert for entry in told for alert in entry.alerts if not alert.note]
         assert len({alert.alert_id for alert in twice}) == len(twice)
-        return vault.bars, vault.alerts, first.keys(), whole.close.tolist(), whole.volume.tolist(), shown
+        stored = {key: structs.replace(alert, scanned_ns=0, filtered_ns=0) for key, alert in vault.alerts.items()}
+        return vault.bars, stored, first.keys(), whole.close.tolist(), whole.volume.tolist(), shown
 
     alive, died = asyncio.run(play([])), asyncio.run(play(deaths))
     assert len(alive[0]) == 4 * len(SYMBOLS)

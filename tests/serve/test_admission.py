@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -36,6 +37,12 @@ def accounts(clock: MovedClock) -> MintedAccounts:
 @pytest.fixture
 def gateway_options(accounts: MintedAccounts) -> dict[str, Any]:
     return {"accounts": accounts, "watch_s": 0.02, "first_message_s": FIRST_MESSAGE_S, "close_grace_s": 0.5}
+
+
+@pytest.fixture
+def make_alert(make_alert: MakeAlert) -> MakeAlert:
+    """Alerts of the user whom `mint` takes if it is told no other."""
+    return partial(make_alert, owner="ada")
 
 
 async def say(client: ClientConnection, kind: str, **fields: Any) -> None:
@@ -372,7 +379,7 @@ class TestStrangers:
 
     async def test_alerts_do_not_wait_for_them(self, stranger: Open, bus: MemoryBus, make_alert: MakeAlert) -> None:
         async with stranger() as client:
-            await bus.publish("alerts.filtered:0", Alerts((make_alert(1),)))
+            await bus.publish("alerts.filtered:0", Alerts((make_alert(1, shared=True),)))
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(client.recv(), 0.1)
 

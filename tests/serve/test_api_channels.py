@@ -225,6 +225,7 @@ async def test_what_is_another_s_is_as_good_as_not_there(
     subscription = (await subscribe(api, channel["id"])).json()
     await store.save_deliveries([make_delivery(1, owner="ann", state="dead")], reader="r")
     as_user("bob")
+    api.headers["X-Request-Id"] = "the-same-of-all"
     asked = [
         ("GET", f"{CHANNELS}/{channel['id']}", None),
         ("PUT", f"{CHANNELS}/{channel['id']}", DRAFT),

@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from starlette.types import Receive, Scope, Send
 
-from tapewatch.accounts.roles import Principal, Role
+from tapewatch.accounts.roles import Role
+from tapewatch.accounts.tokens import new_api_token
+from tapewatch.accounts.users import ApiToken, User
 from tapewatch.adapters.memory import MemoryHotState
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.documents import Alert
@@ -23,23 +24,31 @@ from tapewatch.serve.services import Services
 pytestmark = pytest.mark.anyio
 RULES, LISTS, ALERTS = "/api/v1/rules", "/api/v1/watchlists", "/api/v1/alerts"
 ROLES: dict[str, Role] = {"ann": "trader", "bob": "trader", "root": "admin"}
+REQUEST_ID = "the-same-of-all"
+"""What answers say of their request tells them not apart."""
 As = Callable[[str], httpx.AsyncClient]
 
 
 @pytest.fixture
-async def by(services: Services) -> AsyncIterator[As]:
-    """A client of the API for each user."""
+async def by(services: Services, store: SqlStore) -> AsyncIterator[As]:
+    """A client of the API for each user, who comes in with a token of theirs."""
     app = create_app(services)
     clients: dict[str, httpx.AsyncClient] = {}
     async with AsyncExitStack() as opened:
         for user, role in ROLES.items():
-            principal = Principal.of(user, role)
-
-            async def asked(scope: Scope, receive: Receive, send: Send, principal: Principal = principal) -> None:
-                await app({**scope, "state": {**scope.get("state", {}), "principal": principal}}, receive, send)
-
-            transport = httpx.ASGITransport(app=asked)
-            client = httpx.AsyncClient(transport=transport, base_url="http://tapewatch", trust_env=False)
+            await store.add_user(User(user_id=user, name=user, role=role, password_hash="", created_at_ns=1))
+            token_id, secret_hash, token = new_api_token()
+            await store.add_token(
+                ApiToken(
+                    token_id=token_id, user_id=user, name="t", secret_hash=secret_hash, scopes=None, created_at_ns=1
+                )
+            )
+            client = httpx.AsyncClient(
+                transport=httpx.ASGITransport(app=app),
+                base_url="http://tapewatch",
+                headers={"Authorization": f"Bearer {token}", "X-Request-Id": REQUEST_ID},
+                trust_env=False,
+            )
             clients[user] = await opened.enter_async_context(client)
         yield clients.__getitem__
 
@@ -130,7 +139,8 @@ async def test_owner_is_who_creates_and_stays_whoever_changes(by: As, draft: dic
     changed = (await by("root").put(f"{LISTS}/w", json={"name": "w", "symbols": []})).json()
     assert (changed["owner"], changed["version"]) == ("ann", 2)
     await by("ann").delete(f"{LISTS}/w")
-    actors = [(entry.kind, entry.version, entry.actor) for entry in await store.audit(AuditQuery())][::-1]
+    changes = [(entry.kind, entry.version, entry.actor) for entry in await store.audit(AuditQuery())][::-1]
+    actors = [change for change in changes if change[0] not in {"user", "token"}]
     assert actors == [
         ("rule", 1, "ann"),
         ("rule", 2, "root"),

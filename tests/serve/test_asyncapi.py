@@ -5,6 +5,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,12 +19,15 @@ from wrong_messages import WRONG
 
 from tapewatch.accounts.roles import ROLES, SCOPES
 from tapewatch.adapters.memory import MemoryBus, MemoryHotState
+from tapewatch.adapters.sql import SqlStore
 from tapewatch.clock import SystemClock
+from tapewatch.contracts.samples import make_toplist
 from tapewatch.documents import Alert
 from tapewatch.engine.board import BoardRows
-from tapewatch.engine.metrics import CATALOGUE
+from tapewatch.engine.metrics import CATALOGUE, PUBLISHED
 from tapewatch.ports import Alerts
 from tapewatch.roles.toplists import ToplistsRole
+from tapewatch.roles.user_toplists import config_key
 from tapewatch.serve import gateway as gateway_module
 from tapewatch.serve.api.query import IDENTIFIER
 
@@ -100,7 +104,8 @@ def test_every_message_that_the_gateway_knows_is_in_it() -> None:
 
 
 def test_every_message_that_the_gateway_sends_is_in_it() -> None:
-    assert of_operation("tellClient") == {*literals_sent(), "toplist_update"}
+    passed_on = get_args(gateway_module._ToplistFrame.__annotations__["type"])
+    assert of_operation("tellClient") == {*literals_sent(), *passed_on}
     assert of_operation("hearClient") | of_operation("tellClient") == MESSAGES.keys()
 
 
@@ -160,6 +165,34 @@ async def test_toplists_of_the_role_are_as_their_schema_says(bus: MemoryBus, hot
     await asyncio.gather(role, return_exceptions=True)
 
 
+async def test_toplists_of_users_and_their_events_are_as_their_schemas_say(
+    bus: MemoryBus, hot: MemoryHotState, store: SqlStore
+) -> None:
+    await store.save_toplist(make_toplist("t", owner="ann", columns=["price", "rsi"], alerts=True))
+    frames = aiter(bus.listen("toplists.updated"))
+    role = asyncio.create_task(ToplistsRole(bus=bus, hot=hot, clock=SystemClock(), store=store).run())
+    heard: set[str] = set()
+    async with asyncio.timeout(5):
+        while (await hot.get([config_key("t")]))[0] is None:  # noqa: ASYNC110  # hot state tells nobody
+            await asyncio.sleep(0.001)
+        for ts_ns, symbols in ((10**18, ("A", "B")), (10**18 + 10**9, ("B", "C"))):
+            values = np.full((len(PUBLISHED), 2), 2.0)
+            now = BoardRows(ts_ns=ts_ns, session="regular", symbols=symbols, metrics=PUBLISHED, values=values)
+            await bus.publish("board:0", now)
+            updated = False
+            while not updated:
+                frame = json.loads(await anext(frames))
+                check(frame)
+                updated = frame["data"]["toplist_type"] == "user"
+                heard.add(frame["type"])
+        frame = json.loads(await anext(frames))
+        check(frame)
+        heard.add(frame["type"])
+    role.cancel()
+    await asyncio.gather(role, return_exceptions=True)
+    assert heard == {"toplist_update", "toplist_event"}
+
+
 class TestOverASocket:
     @pytest.fixture
     def clock(self) -> MovedClock:
@@ -171,7 +204,7 @@ class TestOverASocket:
 
     @pytest.fixture
     def gateway_options(self, accounts: MintedAccounts) -> dict[str, Any]:
-        return {"accounts": accounts, "watch_s": 0.02}
+        return {"accounts": accounts, "watch_s": 0.02, "places_s": 0.05}
 
     async def test_frames_are_as_their_schemas_say(
         self, address: str, accounts: MintedAccounts, bus: MemoryBus, make_alert: Callable[..., Alert]
@@ -192,10 +225,13 @@ class TestOverASocket:
             await say("authenticate", data={"token": accounts.mint(lasts_s=30)})
             await say("resume", data={"places": {"0": "0-0", "1": "0-0"}})
             await hear("authenticated", "welcome", "resumed", "token_expiring")
-            for alert in (make_alert(1), make_alert(1, note="cancelled"), make_alert(2, price=float("nan"))):
+            own = partial(make_alert, owner="ada")
+            for alert in (own(1), own(1, note="cancelled"), own(2, price=float("nan"))):
                 await bus.publish("alerts.filtered:0", Alerts((alert,)))
             await hear("alert", "alert_note", "alert")
             await say("ping")
             await say("nonsense")
             await hear("pong", "error")
-        assert heard == of_operation("tellClient") - {"toplist_update"}
+            await bus.publish("alerts.filtered:0", Alerts((make_alert(3, owner="bob"),)))
+            await hear("places")
+        assert heard == of_operation("tellClient") - {"toplist_update", "toplist_event"}

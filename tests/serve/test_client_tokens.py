@@ -3,6 +3,7 @@
 import asyncio
 import traceback
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,7 +31,8 @@ def accounts(clock: MovedClock) -> MintedAccounts:
 
 @pytest.fixture
 def publisher(bus: MemoryBus, make_alert: Callable[..., Alert]) -> Publisher:
-    return Publisher(bus, make_alert)
+    """Of alerts of the user whom `mint` takes if it is told no other."""
+    return Publisher(bus, partial(make_alert, owner="ada"))
 
 
 @pytest.fixture

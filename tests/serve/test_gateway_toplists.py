@@ -12,7 +12,6 @@ from tapewatch.accounts.roles import Principal
 from tapewatch.adapters.memory import MemoryBus
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.contracts.samples import make_toplist
-from tapewatch.serve import client as clients
 from tapewatch.serve.alert_log import AlertLog
 from tapewatch.serve.client import MAX_EVENTS, Client
 from tapewatch.serve.gateway import Gateway
@@ -69,7 +68,7 @@ async def test_list_of_a_user_comes_newest_first_then_each_update(
 
 
 async def test_another_s_list_is_unknown(
-    dial: Callable[..., Any], bus: MemoryBus, store: SqlStore, monkeypatch: pytest.MonkeyPatch
+    dial: Callable[..., Any], bus: MemoryBus, store: SqlStore, gateway: Gateway
 ) -> None:
     await store.save_toplist(make_toplist("anns", owner="ann"))
     await store.save_toplist(make_toplist("bobs", owner="bob"))
@@ -77,8 +76,9 @@ async def test_another_s_list_is_unknown(
     await store.delete_toplist("gone")
     for name in ("anns", "bobs", "gone"):
         await bus.notify(CHANNEL, frame(name))
-    monkeypatch.setattr(clients.Client, "principal", Principal.of("bob", "viewer"), raising=False)
     async with dial() as client:
+        (inside,) = gateway._clients
+        inside.principal = Principal.of("bob", "viewer")
         for name, kind in (("anns", "user"), ("gone", "user"), ("none", "user"), ("bobs", "system")):
             await say(client, type="subscribe_toplist", toplist_id=name, toplist_type=kind)
             assert (await hear(client))["data"]["code"] == "unknown_toplist"

@@ -122,7 +122,7 @@ async def served(wire: Any, accounts: MintedAccounts, bus: MemoryBus, make_alert
     """Another user's connection, which must neither notice anything nor end."""
     async with wire(accounts.mint("bystander")) as bystander:
         yield
-        await bus.publish("alerts.filtered:0", Alerts((make_alert(77),)))
+        await bus.publish("alerts.filtered:0", Alerts((make_alert(77, owner="bystander"),)))
         heard = await bystander.hear()
         assert (heard["type"], heard["data"]["alert_id"]) == ("alert", make_alert(77).alert_id)
 
@@ -267,7 +267,7 @@ FORGED_PLACES = ["-1-1", "1--1", f"{2**63}-1", f"1-{2**63}", "1-1.-1", "9" * 64,
 async def test_forged_resume_is_an_error_and_brings_no_alerts(
     wire: Any, accounts: MintedAccounts, bus: MemoryBus, make_alert: MakeAlert, place: str
 ) -> None:
-    await bus.publish("alerts.filtered:0", Alerts((make_alert(1),)))
+    await bus.publish("alerts.filtered:0", Alerts((make_alert(1, owner="ada"),)))
     async with wire(accounts.mint()) as line:
         await line.send(message(type="resume", data={"places": {"0": place, "1": "0-0"}}))
         answer = await line.hear()

@@ -88,6 +88,10 @@ class Recovery:
                 self._phase = "running"
         return self._phase
 
+    def catches_up(self, position: Position) -> bool:
+        """More stands behind this entry that was on the stream when it took over."""
+        return self._target is not None and position < self._target
+
     async def begin(self, thaw: Callable[[bytes], T] | None = None) -> T | None:
         """Take over: what `thaw` makes of the state at `position`. Without one, or with one that this release cannot
         read, everything retained is read again.

@@ -65,16 +65,16 @@ class ScannerRole:
                     self._hole_since_ns = self.scanner.watermark_ns or None
                     continue
                 position, entry = found
-                await self._take(entry)
+                await self._take(position, entry)
                 self.recovery.position = position
                 if self.recovery.due:
                     tasks.create_task(self.recovery.keep(self.scanner.freeze()), name="scanner state")
         await self.recovery.leave(self.scanner.freeze)
 
-    async def _take(self, entry: Entry) -> None:
+    async def _take(self, position: Position, entry: Entry) -> None:
         if isinstance(entry, Batch):
             self._bridge(entry)
-            await self._step(entry)
+            await self._step(position, entry)
         elif isinstance(entry, Ruleset):
             self.scanner.apply(entry)
         elif isinstance(entry, Gap):
@@ -95,7 +95,7 @@ class ScannerRole:
             self.scanner.apply(ruleset)
         self._hole_since_ns = None
 
-    async def _step(self, batch: Batch) -> None:
+    async def _step(self, position: Position, batch: Batch) -> None:
         started = time.perf_counter()
         step = self.scanner.step(batch)
         if step.scans:
@@ -106,7 +106,7 @@ class ScannerRole:
             told = before
             await self._publish("alerts", withdrawn)
         await self._tell(step.matches[told:], batch)
-        for board in step.boards if self.recovery.phase == "running" else ():  # who catches up has none that is new
+        for board in () if self.recovery.catches_up(position) else step.boards:  # who catches up has none that is new
             await self._publish("board", board)
         if batch.received_ns:
             TICK_PROCESSING_LATENCY_SECONDS.observe((self._clock.now_ns() - batch.received_ns) / SECOND_NS)

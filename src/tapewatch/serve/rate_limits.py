@@ -22,7 +22,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tapewatch.serve.access import who
+from tapewatch.accounts.roles import Principal
 from tapewatch.serve.problems import problem
 from tapewatch.telemetry import ERRORS_TOTAL
 
@@ -121,7 +121,10 @@ async def within_limits(request: Request) -> None:
     standings: list[Standing] | None = getattr(request.state, _STATE, None)
     if limits is None or standings is None:
         return
-    standing = await limits.count("user", who(request).user_id)
+    principal: Principal | None = getattr(request.state, "principal", None)
+    if principal is None:  # an operation that is open to all, such as signing in
+        return
+    standing = await limits.count("user", principal.user_id)
     if standing is None:
         return
     standings.insert(0, standing)

@@ -7,7 +7,7 @@ from fastapi import Query as FromQuery
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from tapewatch.delivery_documents import Subscription, SubscriptionDraft, Whole
+from tapewatch.delivery_documents import Subscription, SubscriptionDraft
 from tapewatch.documents import DAY_S, Document, rfc3339
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.errors import Invalid, NotFound
@@ -18,6 +18,7 @@ from tapewatch.serve.api.query import NO_QUERY, AnyId, Page
 from tapewatch.serve.api.versions import (
     ABSENT,
     LOCATION,
+    WHOLE,
     VersionNumber,
     changed,
     check_match,
@@ -41,7 +42,7 @@ class SubscriptionChange(SubscriptionDraft):
 class Mute(Document):
     """For how long nothing is told; 0 ends it."""
 
-    seconds: Annotated[Whole, Field(ge=0, le=MOST_MUTE_S)]
+    seconds: Annotated[int, Field(ge=0, le=MOST_MUTE_S), WHOLE]
 
 
 class SubscriptionList(BaseModel):

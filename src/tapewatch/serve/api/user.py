@@ -17,7 +17,7 @@ from tapewatch.serve.access import session_of, who
 from tapewatch.serve.api import API
 from tapewatch.serve.api.auth import address_of
 from tapewatch.serve.api.query import NO_QUERY, AnyId
-from tapewatch.serve.api.versions import ABSENT
+from tapewatch.serve.api.versions import ABSENT, WHOLE
 from tapewatch.serve.bodies import described, read_document
 from tapewatch.serve.problems import PROBLEMS, json_response
 from tapewatch.serve.services import Services
@@ -40,7 +40,7 @@ class NewToken(Document):
     name: Annotated[Text, Field(min_length=1, max_length=100)]
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=50), ABSENT] = Field(default=[])
     """Without, all that its user may."""
-    days: Annotated[int, Field(ge=1, le=3650), ABSENT] = 0
+    days: Annotated[int, Field(ge=1, le=3650), WHOLE, ABSENT] = 0
     """Without, it does not end by itself."""
 
 

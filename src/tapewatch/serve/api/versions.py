@@ -43,8 +43,9 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-VersionNumber = Annotated[int, Field(ge=1, le=2**31), BeforeValidator(_whole)]
-"""In JSON 2.0 is the same number as 2."""
+WHOLE = BeforeValidator(_whole)
+"""In JSON 2.0 is the same number as 2. It stands behind the bounds: before them, the schema would not tell them."""
+VersionNumber = Annotated[int, Field(ge=1, le=2**31), WHOLE]
 
 
 def not_reserved(rule_id: str) -> str:
