@@ -252,6 +252,22 @@ async def test_scanner_that_catches_up_publishes_alerts_and_no_old_boards() -> N
     await task
 
 
+async def test_scanner_that_has_caught_up_publishes_the_board_though_nothing_follows() -> None:
+    bus, vault, clock = MemoryBus(epoch=1), Vault(), Clock()
+    await bus.publish("ticks:0", RULES)
+    for batch in [*tape(), pulse(OPEN_NS + 400 * SECOND_NS)]:
+        await bus.publish("ticks:0", batch)
+    shared: dict[str, Any] = {"bus": bus, "store": vault, "clock": clock}
+    role = ScannerRole(scanner=Scanner(**SCANNING), thaw=partial(Scanner.thaw, **SCANNING), **shared)
+    leave = asyncio.Event()
+    task = asyncio.create_task(role.run(leave))
+    async with asyncio.timeout(10):
+        while not await bus.newest("board:0", 10):  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0)
+    leave.set()
+    await task
+
+
 async def test_entries_that_were_lost_are_a_gap_of_the_scanner() -> None:
     bus, vault, clock = MemoryBus(epoch=1, capacity=30), Vault(), Clock()
     shared: dict[str, Any] = {"bus": bus, "store": vault, "clock": clock}
