@@ -367,7 +367,7 @@ def test_page_of_any_width_does_not_scroll_sideways(page: Page, width: int) -> N
 
 def test_chosen_list_and_rows_survive_a_reload(page: Page, complaints: list[str]) -> None:
     panel = page.locator(".lists > section").first
-    panel.get_by_label("List").select_option("Volume")
+    panel.get_by_label("List", exact=True).select_option("Volume")
     panel.get_by_label("Window").select_option("day")
     panel.get_by_label("Rows").select_option("25 rows")
     page.reload()
