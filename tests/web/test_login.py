@@ -2,28 +2,21 @@
 
 import asyncio
 import os
-import re
-import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-import tapewatch
 from tapewatch.client import Refused, connect
 
 pytestmark = pytest.mark.browser
 
-ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
-START_S = 60.0
 PASSWORD = "a long line that nobody guesses"  # noqa: S105  # of a user of this test
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
 
 
 @pytest.fixture(scope="module")
@@ -46,48 +39,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         subprocess.run([sys.executable, "-m", "tapewatch", *command], check=True, capture_output=True)
     return folder
-
-
-@pytest.fixture(scope="module")
-def address(folder: Path) -> Iterator[str]:
-    if not (Path(tapewatch.__file__).parent / "serve" / "ui" / "index.html").is_file():
-        pytest.fail("the page is not built: run `make web`")
-    output = folder / "output.txt"
-    options = ["--port", "0", "--symbols", "500", "--data-dir", str(folder / "data")]
-    with (
-        output.open("wb") as sink,
-        subprocess.Popen(
-            [sys.executable, "-m", "tapewatch", "up", *options],
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        ) as server,
-    ):
-        try:
-            deadline = time.monotonic() + START_S
-            while not (found := ADDRESS.search(output.read_text(errors="replace"))):
-                if time.monotonic() > deadline or server.poll() is not None:
-                    pytest.fail(f"tapewatch up printed no address; it printed:\n{output.read_text(errors='replace')}")
-                time.sleep(0.05)
-            yield found[0]
-        finally:
-            server.terminate()
-            try:
-                server.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                server.kill()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.fail("Chromium is missing: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -2,82 +2,16 @@
 
 import os
 import re
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
-
-import tapewatch
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 pytestmark = pytest.mark.browser
 
-ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
-START_S = 60.0
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
-BROWSER_ARGUMENTS = (
-    "--no-sandbox",  # continuous integration runs as root
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 LISTS_TEXT = "[...document.querySelectorAll('.lists tbody')].map((body) => body.innerText).join()"
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where a `tapewatch up` of its own, on synthetic trades, serves the page."""
-    if not (Path(tapewatch.__file__).parent / "serve" / "ui" / "index.html").is_file():
-        pytest.fail("the page is not built: run `make web`")
-    folder = tmp_path_factory.mktemp("up")
-    output = folder / "output.txt"
-    options = ["--port", "0", "--symbols", "500", "--data-dir", str(folder / "data")]
-    with (
-        output.open("wb") as sink,
-        subprocess.Popen(
-            [sys.executable, "-m", "tapewatch", "up", *options],
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        ) as server,
-    ):
-        try:
-            yield _wait_for_address(server, output)
-        finally:
-            server.terminate()
-            try:
-                server.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                server.kill()
-
-
-def _wait_for_address(server: subprocess.Popen[bytes], output: Path) -> str:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and server.poll() is None:
-        if found := ADDRESS.search(output.read_text(errors="replace")):
-            return found[0]
-        time.sleep(0.05)
-    pytest.fail(f"tapewatch up printed no address; it printed:\n{output.read_text(errors='replace')}")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.fail("Chromium is missing: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=BROWSER_ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -386,6 +320,7 @@ def test_list_of_one_s_own_is_made_changed_and_deleted_on_the_page(
     sheet.get_by_label("Name of the list").fill("Busy & <b>cheap</b>")
     metric = sheet.get_by_label("Metric of the list")
     metric.fill("volume_d")
+    expect(sheet.get_by_role("option").first).to_be_visible()  # the catalogue has come
     metric.press("Enter")
     expect(metric).to_have_value("volume_day")
     sheet.get_by_label("Price to").fill("0.01")
