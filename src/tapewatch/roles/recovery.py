@@ -82,10 +82,8 @@ class Recovery:
     @property
     def phase(self) -> Phase:
         """Replaying: what was on the stream when it took over is not done yet."""
-        if self._phase == "replaying":
-            done = self.position or Position(0, 0)
-            if self._target is None or done >= self._target:
-                self._phase = "running"
+        if self._phase == "replaying" and not self.catches_up(self.position or Position(0, 0)):
+            self._phase = "running"
         return self._phase
 
     def catches_up(self, position: Position) -> bool:

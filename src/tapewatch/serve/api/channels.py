@@ -22,10 +22,11 @@ from tapewatch.delivery_documents import (
     channel_settings,
 )
 from tapewatch.documents import rfc3339
-from tapewatch.errors import Invalid, NotFound, Unavailable, VersionConflict
+from tapewatch.errors import Invalid, Unavailable, VersionConflict
 from tapewatch.ports import Bus
 from tapewatch.serve.access import who
 from tapewatch.serve.api import API
+from tapewatch.serve.api.ownership import own
 from tapewatch.serve.api.query import NO_QUERY, AnyId, Page
 from tapewatch.serve.api.versions import (
     ABSENT,
@@ -81,11 +82,8 @@ def router(services: Services) -> APIRouter:
     store, clock, bus = services.store, services.clock, services.bus
     routes = APIRouter(prefix=f"{API}/channels", tags=["channels"], responses=PROBLEMS)
 
-    async def own(request: Request, channel_id: str) -> Channel:
-        channel = await store.channel(channel_id)
-        if not who(request).sees(channel.owner):
-            raise NotFound(f"there is no channel {channel_id}")
-        return channel
+    async def theirs(request: Request, channel_id: str) -> Channel:
+        return own(who(request), await store.channel(channel_id))
 
     @routes.get("", response_model=ChannelList)
     async def list_channels(request: Request, page: Annotated[Page, FromQuery()]) -> Response:
@@ -118,7 +116,7 @@ def router(services: Services) -> APIRouter:
 
     @routes.get("/{channel_id}", response_model=ChannelBody, dependencies=[NO_QUERY])
     async def read_channel(request: Request, channel_id: AnyId) -> Response:
-        channel = await own(request, channel_id)
+        channel = await theirs(request, channel_id)
         return json_response(channel.shown(), headers=etag(channel))
 
     @routes.put(
@@ -147,7 +145,7 @@ def router(services: Services) -> APIRouter:
 
         stored, _ = await changed(
             request,
-            read=lambda: own(request, channel_id),
+            read=lambda: theirs(request, channel_id),
             make=make,
             save=lambda channel: store.save_channel(channel, actor=who(request).user_id),
             version=draft.version,
@@ -162,7 +160,7 @@ def router(services: Services) -> APIRouter:
         description="409 while subscriptions name it. `If-Match` takes the ETag of a read.",
     )
     async def delete_channel(request: Request, channel_id: AnyId) -> Response:
-        check_match(request, await own(request, channel_id))
+        check_match(request, await theirs(request, channel_id))
         await store.delete_channel(channel_id, actor=who(request).user_id)
         await announce(bus)
         return Response(status_code=204)
@@ -175,7 +173,7 @@ def router(services: Services) -> APIRouter:
         description="Sends a test message. `GET /deliveries/{delivery_id}` says what became of it.",
     )
     async def test_channel(request: Request, channel_id: AnyId) -> Response:
-        channel = await own(request, channel_id)
+        channel = await theirs(request, channel_id)
         if not channel.enabled:
             raise VersionConflict(f"the channel {channel_id} is switched off")
         now_ns = clock.now_ns()

@@ -1,4 +1,4 @@
-"""Whose rules, watchlists and alerts are there for somebody: all reads and changes over HTTP ask here.
+"""Whose rules, lists, channels and alerts are there for somebody: all reads and changes over HTTP ask here.
 
 What is another's is answered as if it were not there, with the store's own words.
 """
@@ -6,15 +6,18 @@ What is another's is answered as if it were not there, with the store's own word
 from typing import TypeVar
 
 from tapewatch.accounts.roles import Principal
+from tapewatch.delivery_documents import Channel, Subscription
 from tapewatch.documents import Rule, RuleDraft, Watchlist
 from tapewatch.engine.rules.tree import watchlists as named_watchlists
 from tapewatch.errors import Invalid, NotFound
 from tapewatch.ports import Store
+from tapewatch.toplist_documents import Toplist
 
-V = TypeVar("V", Rule, Watchlist)
+S = TypeVar("S", Rule, Watchlist)
+V = TypeVar("V", Rule, Watchlist, Toplist, Channel, Subscription)
 
 
-def seen(principal: Principal, document: V) -> V:
+def seen(principal: Principal, document: S) -> S:
     """The document if they see it, else `NotFound`."""
     if principal.sees(document.owner, shared=document.shared):
         return document
@@ -33,8 +36,8 @@ def viewer_of(principal: Principal) -> str | None:
     return None if principal.role == "admin" else principal.user_id
 
 
-def _missing(document: Rule | Watchlist) -> NotFound:
-    return NotFound(f"there is no {'rule' if isinstance(document, Rule) else 'watchlist'} {document.id}")
+def _missing(document: Rule | Watchlist | Toplist | Channel | Subscription) -> NotFound:
+    return NotFound(f"there is no {type(document).__name__.lower()} {document.id}")
 
 
 async def sees_watchlist(store: Store, owner: str, watchlist_id: str) -> bool:

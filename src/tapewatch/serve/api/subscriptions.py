@@ -10,10 +10,11 @@ from pydantic import BaseModel, Field
 from tapewatch.delivery_documents import Subscription, SubscriptionDraft
 from tapewatch.documents import DAY_S, Document, rfc3339
 from tapewatch.engine.columns import SECOND_NS
-from tapewatch.errors import Invalid, NotFound
+from tapewatch.errors import Invalid
 from tapewatch.serve.access import who
 from tapewatch.serve.api import API
 from tapewatch.serve.api.channels import announce
+from tapewatch.serve.api.ownership import own
 from tapewatch.serve.api.query import NO_QUERY, AnyId, Page
 from tapewatch.serve.api.versions import (
     ABSENT,
@@ -54,11 +55,8 @@ def router(services: Services) -> APIRouter:
     store, clock, bus = services.store, services.clock, services.bus
     routes = APIRouter(prefix=f"{API}/subscriptions", tags=["channels"], responses=PROBLEMS)
 
-    async def own(request: Request, subscription_id: str) -> Subscription:
-        subscription = await store.subscription(subscription_id)
-        if not who(request).sees(subscription.owner):
-            raise NotFound(f"there is no subscription {subscription_id}")
-        return subscription
+    async def theirs(request: Request, subscription_id: str) -> Subscription:
+        return own(who(request), await store.subscription(subscription_id))
 
     async def check_channels(draft: SubscriptionDraft, owner: str) -> None:
         known = {channel.id for channel in await store.channels(owner)} if draft.channels else set()
@@ -96,7 +94,7 @@ def router(services: Services) -> APIRouter:
 
     @routes.get("/{subscription_id}", response_model=Subscription, dependencies=[NO_QUERY])
     async def read_subscription(request: Request, subscription_id: AnyId) -> Response:
-        subscription = await own(request, subscription_id)
+        subscription = await theirs(request, subscription_id)
         return json_response(subscription.shown(), headers=etag(subscription))
 
     @routes.put(
@@ -143,7 +141,7 @@ def router(services: Services) -> APIRouter:
     async def change(request: Request, subscription_id: str, make: Any, *, version: int = 0) -> Response:
         stored, _ = await changed(
             request,
-            read=lambda: own(request, subscription_id),
+            read=lambda: theirs(request, subscription_id),
             make=make,
             save=lambda subscription: store.save_subscription(subscription, actor=who(request).user_id),
             version=version,
@@ -158,7 +156,7 @@ def router(services: Services) -> APIRouter:
         description="`If-Match` takes the ETag of a read.",
     )
     async def delete_subscription(request: Request, subscription_id: AnyId) -> Response:
-        check_match(request, await own(request, subscription_id))
+        check_match(request, await theirs(request, subscription_id))
         await store.delete_subscription(subscription_id, actor=who(request).user_id)
         await announce(bus)
         return Response(status_code=204)

@@ -20,6 +20,7 @@ from tapewatch.errors import Invalid, NotFound, Unavailable
 from tapewatch.ports import Ranked
 from tapewatch.serve.access import who
 from tapewatch.serve.api import API
+from tapewatch.serve.api.ownership import own
 from tapewatch.serve.api.query import NO_QUERY, AnyId, Limit, Page
 from tapewatch.serve.api.versions import (
     ABSENT,
@@ -142,12 +143,8 @@ def router(services: Services) -> APIRouter:
             ERRORS_TOTAL.labels(where="toplists.notify").inc()
             log.warning("the change of %s could not be announced", toplist.id)
 
-    async def seen(principal: Principal, toplist_id: str) -> Toplist:
-        """Another's is as good as not there."""
-        toplist = await store.toplist(toplist_id)
-        if not principal.sees(toplist.owner):
-            raise NotFound(f"there is no toplist {toplist_id}")
-        return toplist
+    async def theirs(principal: Principal, toplist_id: str) -> Toplist:
+        return own(principal, await store.toplist(toplist_id))
 
     async def all_seen(principal: Principal) -> list[Toplist]:
         owner = None if principal.role == "admin" else principal.user_id
@@ -304,7 +301,7 @@ def router(services: Services) -> APIRouter:
     @routes.get("/user/{toplist_id}", response_model=UserToplist, dependencies=[NO_QUERY])
     async def read_user_toplist(request: Request, toplist_id: AnyId) -> Response:
         """The list, and its first 50 places now."""
-        toplist = await seen(who(request), toplist_id)
+        toplist = await theirs(who(request), toplist_id)
         first = list(enumerate(await ranking_of(toplist), start=1))[:_FIRST]
         body = {**toplist.model_dump(), **as_of(), "rankings": rows(first, toplist.shown)}
         return json_response(body, headers=etag(toplist))
@@ -319,7 +316,7 @@ def router(services: Services) -> APIRouter:
     async def replace_user_toplist(request: Request, toplist_id: AnyId) -> Response:
         draft = await read_document(request, ToplistChange)
         principal = who(request)
-        await seen(principal, toplist_id)
+        await theirs(principal, toplist_id)
         await check_watchlists(principal, draft)
 
         async def make(known: Toplist) -> Toplist:
@@ -336,7 +333,7 @@ def router(services: Services) -> APIRouter:
             return await store.save_toplist(toplist, actor=principal.user_id)
 
         stored, _ = await changed(
-            request, read=lambda: seen(principal, toplist_id), make=make, save=save, version=draft.version
+            request, read=lambda: theirs(principal, toplist_id), make=make, save=save, version=draft.version
         )
         await announce(stored)
         return json_response(stored.model_dump(), headers=etag(stored))
@@ -349,7 +346,7 @@ def router(services: Services) -> APIRouter:
     )
     async def delete_user_toplist(request: Request, toplist_id: AnyId) -> Response:
         principal = who(request)
-        known = await seen(principal, toplist_id)
+        known = await theirs(principal, toplist_id)
         check_match(request, known)
         await store.delete_toplist(toplist_id, actor=principal.user_id)
         await announce(known)
@@ -360,7 +357,7 @@ def router(services: Services) -> APIRouter:
         request: Request, toplist_id: AnyId, query: Annotated[RankingQuery, FromQuery()]
     ) -> Response:
         """The first 500 are there; filters choose among them, and a row keeps its place in the list."""
-        toplist = await seen(who(request), toplist_id)
+        toplist = await theirs(who(request), toplist_id)
         found = filtered(query, await ranking_of(toplist))
         return json_response(
             {
