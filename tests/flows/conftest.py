@@ -190,11 +190,17 @@ class Up:
         """The feed has ended, and every role has handled what is there."""
         await until(lambda: self.system.ingest is not None and self.system.ingest.state in {"ended", "refused"})
         await self.system.drain()
-        newest = await self.tape(topic="board")
-        if newest:
-            board_ns = newest[-1].ts_ns
-            await until(lambda: self.system.toplists is not None and self.system.toplists.ranked_ns == board_ns)
-            await until(lambda: (self.system.board.as_of() or (0, ""))[0] == board_ns)
+        async with asyncio.timeout(PATIENCE_S):
+            while not await self._shows_the_newest_board():  # noqa: ASYNC110  # a scanner that begins again adds one
+                await asyncio.sleep(0.01)
+
+    async def _shows_the_newest_board(self) -> bool:
+        boards = await self.tape(topic="board")
+        if not boards:
+            return True
+        newest_ns, toplists = boards[-1].ts_ns, self.system.toplists
+        ranked = toplists is not None and toplists.ranked_ns == newest_ns
+        return ranked and (self.system.board.as_of() or (0, ""))[0] == newest_ns
 
     async def status(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The system status, once it is as it should be: processes tell each other each second."""

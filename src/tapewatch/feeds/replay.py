@@ -12,6 +12,8 @@ from tapewatch.feeds.tape_file import TapeReader
 from tapewatch.ports import Clock
 
 _SLICE_NS = SECOND_NS // 20
+_LONGEST_SLICE_NS = 10 * SECOND_NS
+"""At full speed; a thousand rows of a thin tape can be hours, and whoever scans them must not stand still so long."""
 _LONGEST_QUIET_S = 5.0
 
 
@@ -58,6 +60,7 @@ class ReplayFeed:
         passed = 0
         played_ns: int | None = None
         due_ns: int | None = None
+        slice_ns = _LONGEST_SLICE_NS if math.isinf(self._speed) else _SLICE_NS
         for chunk in self._reader.batches():
             if passed < behind:
                 given = min(behind - passed, len(chunk))
@@ -68,11 +71,11 @@ class ReplayFeed:
                 if given == len(chunk):
                     continue
                 chunk = chunk.rows(given, len(chunk))  # noqa: PLW2901  # what is left of it
-            if math.isinf(self._speed) or not len(chunk):  # without rows: the marks at the end of the tape
+            if not len(chunk):  # without rows: the marks at the end of the tape
                 yield chunk
                 continue
             run = np.maximum.accumulate(chunk.ts_ns)
-            cuts = np.flatnonzero(np.diff(run // _SLICE_NS)) + 1
+            cuts = np.flatnonzero(np.diff(run // slice_ns)) + 1
             for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(chunk)], strict=True):
                 now_ns = int(run[start]) if played_ns is None else max(played_ns, int(run[start]))
                 if due_ns is None or played_ns is None:  # the first row that is given: pacing starts here
