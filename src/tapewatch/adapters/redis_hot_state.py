@@ -78,7 +78,8 @@ class RedisHotState:
         async with self._server.speaking(key) as client, client.pipeline(transaction=True) as pipeline:
             pipeline.delete(key)
             for start in range(0, len(scores), STEP):
-                pipeline.zadd(key, dict(scores[start : start + STEP]))
+                part = ((score, member) for member, score in scores[start : start + STEP])
+                pipeline.execute_command("ZADD", key, *chain.from_iterable(part))
             pipeline.pexpire(key, ttl_ms)
             await pipeline.execute()
 

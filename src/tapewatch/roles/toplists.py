@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from tapewatch.engine.board import BoardRows, merge_boards
-from tapewatch.engine.columns import SECOND_NS
+from tapewatch.engine.columns import I64, SECOND_NS
 from tapewatch.engine.toplists import MARKS, SYSTEM_TOPLISTS, rank
 from tapewatch.errors import Unavailable
 from tapewatch.ports import Bus, Clock, HotState, Ranked, Store
@@ -22,7 +22,11 @@ CHANNEL = "toplists.updated"
 STALE_NS = 3 * SECOND_NS
 _TTL_S = 300.0
 _RANKED = 500
-"""Symbols kept in hot state from each end of a ranking."""
+"""Symbols kept in hot state of each list; two that are the ends of one metric share a ranking."""
+_BY_KEY = {
+    key: [toplist for toplist in SYSTEM_TOPLISTS.values() if toplist.key == key]
+    for key in dict.fromkeys(toplist.key for toplist in SYSTEM_TOPLISTS.values())
+}
 _SHOWN = 50
 _COLUMNS = ("price", "change_pct_day", "volume_day")
 _METRICS = tuple(dict.fromkeys([*_COLUMNS, *MARKS, *(toplist.metric for toplist in SYSTEM_TOPLISTS.values())]))
@@ -99,21 +103,23 @@ class ToplistsRole:
 
     async def _rank(self, board: BoardRows) -> None:
         rows = Rows(board)
-        for key, metric in {toplist.key: toplist.metric for toplist in SYSTEM_TOPLISTS.values()}.items():
-            values = rows.of(metric)
-            ends = [rank(values, descending=descending, limit=_RANKED) for descending in (True, False)]
-            both = np.unique(np.concatenate(ends))
-            ranking = [Ranked(board.symbols[i], v) for i, v in zip(both.tolist(), values[both].tolist(), strict=True)]
-            await self._hot.rank(key, ranking, ttl_s=_TTL_S)
+        tops: dict[str, I64] = {}
+        for key, lists in _BY_KEY.items():
+            values = rows.of(lists[0].metric)
+            for toplist in lists:
+                tops[toplist.id] = rank(values, descending=toplist.descending, limit=_RANKED)
+            kept = np.unique(np.concatenate([tops[toplist.id] for toplist in lists]))
+            names = [board.symbols[i] for i in kept.tolist()]
+            await self._hot.rank(key, list(map(Ranked, names, values[kept].tolist())), ttl_s=_TTL_S)
             await asyncio.sleep(0)  # alerts of the same scan go first
         for toplist in SYSTEM_TOPLISTS.values():
-            top = rank(rows.of(toplist.metric), descending=toplist.descending, limit=_SHOWN)
             head = {
                 "toplist_id": toplist.id,
                 "toplist_type": "system",
                 "title": toplist.title,
                 "metric": toplist.metric,
             }
+            top = tops[toplist.id][:_SHOWN]
             await self._bus.notify(CHANNEL, toplist_frame(head, rows, top, _COLUMNS, missing=self._missing))
             await asyncio.sleep(0)
         if self._users is not None:
