@@ -21,11 +21,17 @@ DOWN_MS = 300
 
 
 def until(happened: Callable[[], bool], what: str) -> None:
-    until_s = time.monotonic() + START_S
+    if not happens(happened, within_s=START_S):
+        pytest.fail(f"waited in vain: {what}")
+
+
+def happens(happened: Callable[[], bool], *, within_s: float) -> bool:
+    until_s = time.monotonic() + within_s
     while not _asked(happened):
         if time.monotonic() > until_s:
-            pytest.fail(f"waited in vain: {what}")
+            return False
         time.sleep(0.01)
+    return True
 
 
 def _asked(happened: Callable[[], bool]) -> bool:
@@ -125,6 +131,7 @@ class ClusterRig:
 
     def __init__(self, folder: Path) -> None:
         self.password = secrets.token_urlsafe(24)
+        self._introductions = 0
         self.nodes = [
             RedisProgram(
                 _made(folder / f"node{number}"),
@@ -148,16 +155,25 @@ class ClusterRig:
     def start(self) -> None:
         for node in self.nodes:
             node.start()
-        first = self.nodes[0]
         bounds = [0, SLOTS // 3, 2 * SLOTS // 3, SLOTS]
         for number, node in enumerate(self.nodes):
             with Redis.from_url(node.url) as client:
                 client.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
                 client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-                bus = next(line.split()[1] for line in first.settings if line.startswith("cluster-port"))
-                if node is not first:
-                    client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, bus)
-        until(lambda: all(map(self._whole, self.nodes)), "the nodes know each other")
+        self._introduce()
+        while not happens(lambda: all(map(self._whole, self.nodes)), within_s=3.0):
+            self._introduce()
+
+    def _introduce(self) -> None:
+        """A node forgets an introduction that was not answered within its timeout, so it may take more than one."""
+        first, *others = self.nodes
+        self._introductions += 1
+        if self._introductions > 10:
+            pytest.fail("the nodes of the Cluster do not get to know each other")
+        bus = next(line.split()[1] for line in first.settings if line.startswith("cluster-port"))
+        for node in others:
+            with Redis.from_url(node.url) as client:
+                client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, bus)
 
     def empty(self) -> None:
         for node in self.nodes:
