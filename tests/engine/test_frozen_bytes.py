@@ -227,6 +227,7 @@ def test_engine_of_other_classes_or_fixed_numbers_is_another(monkeypatch: pytest
     [
         ({"scan_interval_ns": 2 * SECOND_NS}, "scan_interval_ns"),
         ({"board_interval_ns": 0}, "board_interval_ns"),
+        ({"board_offset_ns": SECOND_NS // 2}, "board_offset_ns"),
         ({"lateness_ns": 0}, "lateness_ns"),
         ({"kept_trades": 101}, "kept_trades"),
         ({"profile": VENDORS[0].profile}, "profile"),

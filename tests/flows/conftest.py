@@ -22,6 +22,7 @@ from tapewatch.adapters.redis_hot_state import RedisHotState
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.app.distributed import Distributed
 from tapewatch.app.embedded import Embedded
+from tapewatch.app.readers import BOARD_INTERVAL_NS, BOARD_OFFSET_NS
 from tapewatch.clock import SystemClock
 from tapewatch.config import ROLES, RunConfig, UpConfig
 from tapewatch.documents import Alert, Rule
@@ -145,7 +146,8 @@ class Engine:
 def engine_over(tape: Iterable[Entry]) -> Engine:
     profile, days = load_profile("alpaca"), trading_days()
     builder = BarBuilder(days=days, profile=profile)
-    scanner = Scanner(days=days, profile=profile, scan_interval_ns=SECOND_NS, board_interval_ns=SECOND_NS)
+    boards_at = {"board_interval_ns": BOARD_INTERVAL_NS, "board_offset_ns": BOARD_OFFSET_NS}
+    scanner = Scanner(days=days, profile=profile, scan_interval_ns=SECOND_NS, **boards_at)
     parts: list[Bars] = []
     alerts: list[Alert] = []
     boards: dict[int, BoardRows] = {}
@@ -195,10 +197,11 @@ class Up:
                 await asyncio.sleep(0.01)
 
     async def _shows_the_newest_board(self) -> bool:
-        boards = await self.tape(topic="board")
-        if not boards:
+        newest = await self.system.bus.newest("board:0", 1)
+        if not newest:
             return True
-        newest_ns, toplists = boards[-1].ts_ns, self.system.toplists
+        board, toplists = newest[-1][1], self.system.toplists
+        newest_ns = board.ts_ns if isinstance(board, BoardRows) else None
         ranked = toplists is not None and toplists.ranked_ns == newest_ns
         return ranked and (self.system.board.as_of() or (0, ""))[0] == newest_ns
 

@@ -17,6 +17,8 @@ from tapewatch.roles.indicators import IndicatorsRole
 from tapewatch.roles.scanner import ScannerRole
 
 BOARD_INTERVAL_NS = SECOND_NS
+BOARD_OFFSET_NS = SECOND_NS // 2
+"""Most rules come true at whole seconds; their alerts need not wait for boards and lists."""
 
 Reader: TypeAlias = BarsRole | IndicatorsRole | ScannerRole | AlertsRole
 
@@ -45,6 +47,7 @@ class Readers:
         self._intervals: dict[str, Any] = {
             "scan_interval_ns": config.scan_interval_ns,
             "board_interval_ns": BOARD_INTERVAL_NS,
+            "board_offset_ns": BOARD_OFFSET_NS,
         }
 
     def bars(self, p: int) -> BarsRole:

@@ -71,7 +71,9 @@ class Step:
 
 
 class Scanner:
-    """`scan_interval_ns` 0: never scan (bars only). `board_interval_ns` 0: no boards in the steps."""
+    """`scan_interval_ns` 0: never scan (bars only). `board_interval_ns` 0: no boards in the steps. Boards are made
+    `board_offset_ns` after multiples of their interval, when no scan is.
+    """
 
     def __init__(
         self,
@@ -80,6 +82,7 @@ class Scanner:
         profile: Profile,
         scan_interval_ns: int = SECOND_NS,
         board_interval_ns: int = 0,
+        board_offset_ns: int = 0,
         lateness_ns: int = LATENESS_NS,
         kept_trades: int = KEPT_TRADES,
     ) -> None:
@@ -87,6 +90,7 @@ class Scanner:
         self.symbols = self.bars.symbols
         self.scan_interval_ns = scan_interval_ns
         self.board_interval_ns = board_interval_ns
+        self.board_offset_ns = board_offset_ns
         self.watermark_ns = 0
         self.tally = self.bars.tally
         self._state = SymbolState.of(self.bars)
@@ -127,6 +131,7 @@ class Scanner:
             **self.bars.about(),
             "scan_interval_ns": self.scan_interval_ns,
             "board_interval_ns": self.board_interval_ns,
+            "board_offset_ns": self.board_offset_ns,
         }
         count, capacity = len(self.symbols), self.symbols.capacity
         return freeze(
@@ -142,6 +147,7 @@ class Scanner:
         profile: Profile,
         scan_interval_ns: int = SECOND_NS,
         board_interval_ns: int = 0,
+        board_offset_ns: int = 0,
         lateness_ns: int = LATENESS_NS,
         kept_trades: int = KEPT_TRADES,
     ) -> "Scanner":
@@ -151,6 +157,7 @@ class Scanner:
             {
                 "scan_interval_ns": scan_interval_ns,
                 "board_interval_ns": board_interval_ns,
+                "board_offset_ns": board_offset_ns,
                 "lateness_ns": lateness_ns,
                 "kept_trades": kept_trades,
             }
@@ -270,14 +277,16 @@ class Scanner:
             self._settles_ns = max(self._settles_ns, scan_ns + reach_ns + self.scan_interval_ns)
 
     def _schedule(self, now_ns: int) -> None:
-        def after(interval_ns: int, *, wanted: bool) -> int:
-            return (now_ns // interval_ns + 1) * interval_ns if wanted else NEVER_NS
+        def after(interval_ns: int, *, wanted: bool, offset_ns: int = 0) -> int:
+            return ((now_ns - offset_ns) // interval_ns + 1) * interval_ns + offset_ns if wanted else NEVER_NS
 
         self._next_scan_ns = after(
             self.scan_interval_ns or 1,
             wanted=bool(self.scan_interval_ns and (self.plan.ruleset.rules or self._asked)),
         )
-        self._next_board_ns = after(self.board_interval_ns or 1, wanted=bool(self.board_interval_ns))
+        self._next_board_ns = after(
+            self.board_interval_ns or 1, wanted=bool(self.board_interval_ns), offset_ns=self.board_offset_ns
+        )
         self._next_sample_ns = after(SECOND_NS, wanted=bool(self._state.history))
 
     # -- the tape -----------------------------------------------------------------------------------------------------
@@ -388,14 +397,14 @@ class Scanner:
         session = self.bars.session_of((self._next_event_ns - 1) // MINUTE_NS)
         heals_ns = self._heals_ns if self._heals_ns >= self._next_event_ns else NEVER_NS
         wake_ns = min(watermark_ns, session.end_ns, heals_ns, self._next_quarter_ns, self._next_day_ns)
-        for name, interval_ns in (
-            ("_next_scan_ns", self.scan_interval_ns),
-            ("_next_board_ns", self.board_interval_ns),
-            ("_next_sample_ns", SECOND_NS),
+        for name, interval_ns, offset_ns in (
+            ("_next_scan_ns", self.scan_interval_ns, 0),
+            ("_next_board_ns", self.board_interval_ns, self.board_offset_ns),
+            ("_next_sample_ns", SECOND_NS, 0),
         ):
             due_ns = getattr(self, name)
             if due_ns < wake_ns:
-                setattr(self, name, wake_ns // interval_ns * interval_ns)
+                setattr(self, name, (wake_ns - offset_ns) // interval_ns * interval_ns + offset_ns)
 
     def _close_minute(self, watermark_ns: int, out: Step) -> None:
         skipped = self.bars.skips_to(watermark_ns)
