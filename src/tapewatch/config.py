@@ -182,9 +182,10 @@ class RunConfig(UpConfig):
     """Some roles in a process of their own, over a bus and a store that all share."""
 
     roles: tuple[str, ...]
-    bus: str
-    store: str
-    replica: str | None = None
+    bus: str = field(repr=False)
+    store: str = field(repr=False)
+    replica: str | None = field(default=None, repr=False)
+    """Addresses hold passwords."""
     partitions: int = PARTITIONS
     shard: tuple[int, int] | None = None
     """Of (2, 8) the partitions 2, 10, 18, …; None: the members share them out by themselves."""

@@ -4,14 +4,16 @@ This module declares; it measures nothing. The code that does a thing counts it.
 dashboards and alarms rely on them.
 """
 
+import io
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any, TextIO
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 from structlog.dev import plain_traceback
-from structlog.typing import Processor
+from structlog.typing import EventDict, ExcInfo, Processor
 
 _FINE = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _COARSE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -47,8 +49,25 @@ WEBSOCKET_RESUMES_TOTAL = Counter(
 )
 
 
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _escaped(_logger: Any, _method: str, entry: EventDict) -> EventDict:
+    return {name: _printable(value) if isinstance(value, str) else value for name, value in entry.items()}
+
+
+def _moved_in(stream: TextIO, exc_info: ExcInfo) -> None:
+    """The text of an exception may have any lines in it."""
+    told = io.StringIO()
+    plain_traceback(told, exc_info)
+    stream.writelines(f"\n    {_printable(line)}" for line in told.getvalue().splitlines())
+
+
 def configure_logging(*, json: bool, level: int = logging.INFO) -> None:
-    """Logs to stderr, structlog's and the standard library's alike: JSON lines, or text for a person."""
+    """Logs to stderr, structlog's and the standard library's alike: JSON lines, or text for a person. An entry begins a
+    line and nothing within it can begin another, whatever somebody sent who would like to write a log of their own.
+    """
     shared: Sequence[Processor] = (
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -59,7 +78,7 @@ def configure_logging(*, json: bool, level: int = logging.INFO) -> None:
     rendering: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain_traceback)]
+        else [_escaped, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_moved_in)]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

@@ -1,5 +1,10 @@
 """Hosts that a user names: public ones are connected to, everything inside is refused."""
 
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -7,7 +12,8 @@ from hooks import Names
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapewatch.channels.addresses import Addresses, AddressRefused, AddressUnknown, Target, is_public
+from tapewatch.channels import addresses as addresses_module
+from tapewatch.channels.addresses import Addresses, AddressRefused, AddressUnknown, Target, is_public, resolve
 
 pytestmark = pytest.mark.anyio
 
@@ -141,3 +147,43 @@ async def test_operator_allows_other_ports_of_public_hosts() -> None:
 def test_no_form_of_a_private_address_in_ipv6_is_public(address: object) -> None:
     for text in (f"::ffff:{address}", f"::{address}", f"64:ff9b::{address}"):
         assert not is_public(ip_address(text))
+
+
+@pytest.fixture
+def silent_servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Name servers of a stranger that never answer; the names that were asked for."""
+    asked: list[str] = []
+    ended = threading.Event()
+
+    def getaddrinfo(host: str, *_: object, **__: object) -> list[object]:
+        asked.append(host)
+        ended.wait(30)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(addresses_module, "RESOLVE_S", 0.2)
+    yield asked
+    ended.set()
+    for thread in threading.enumerate():
+        if thread.name == "address of a channel":
+            thread.join(5)
+
+
+async def test_name_servers_that_never_answer_hold_up_nothing_else(silent_servers: list[str]) -> None:
+    asking = [asyncio.create_task(resolve(f"n{n}.example.com", 443)) for n in range(100)]
+    await asyncio.sleep(0)
+    started = time.monotonic()
+    assert await asyncio.to_thread(lambda: "a password is checked") == "a password is checked"
+    assert time.monotonic() - started < 0.15
+    outcomes = await asyncio.gather(*asking, return_exceptions=True)
+    assert all(isinstance(outcome, AddressUnknown) for outcome in outcomes)
+    assert time.monotonic() - started < 5
+    assert len(silent_servers) == 64
+    assert sum("cannot be looked up now" in str(outcome) for outcome in outcomes) == 36
+
+
+async def test_name_of_this_machine_is_found_and_one_of_nowhere_is_not() -> None:
+    assert set(await resolve("localhost", 443)) <= {"127.0.0.1", "::1"}
+    for nowhere in ("nowhere.invalid", "a" * 64 + ".example.com", "\ud800.example.com"):
+        with pytest.raises(AddressUnknown):
+            await resolve(nowhere, 443)

@@ -1,9 +1,11 @@
 """Webhooks over real TLS: what is sent and to whom, and what a hostile receiver can do."""
 
 import asyncio
+import gzip
 import json
 import ssl
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -150,6 +152,32 @@ async def test_receiver_that_never_answers_is_left(
     with pytest.raises(SendFailed, match=r"no answer|broke|not HTTP"):
         await sender.send(channel(receiver), delivery())
     assert time.monotonic() - started < 1.5
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [b"HTTP/1.1 100 Continue\r\n\r\n", b"H", b"HTTP/1.1 200 OK\r\nX: y\r\n"],
+    ids=["100 Continue", "a byte", "headers"],
+)
+async def test_answer_that_drips_has_its_time_in_all(
+    sender: WebhookSender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, drop: bytes
+) -> None:
+    monkeypatch.setattr(webhook, "ANSWER_S", 0.5)
+    receiver.answers, receiver.drips = [drop], True
+    started = time.monotonic()
+    with pytest.raises(SendFailed):
+        await sender.send(channel(receiver), delivery())
+    assert time.monotonic() - started < 2
+
+
+async def test_answer_that_unpacks_to_a_mountain_is_not_unpacked(sender: WebhookSender, receiver: Receiver) -> None:
+    bomb = gzip.compress(b" " * 50_000_000)
+    receiver.answers = [answer(200, "Content-Encoding: gzip", body=bomb)]
+    tracemalloc.start()
+    await sender.send(channel(receiver), delivery())
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+    assert receiver.requests[0][0]["accept-encoding"] == "identity"
 
 
 async def test_answer_without_an_end_is_cut_off(sender: WebhookSender, receiver: Receiver) -> None:

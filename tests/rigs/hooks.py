@@ -46,6 +46,8 @@ class Receiver:
     pours: bool = False
     """Answers without an end."""
     poured: int = 0
+    drips: bool = False
+    """Answers, and again, and again."""
     came: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -62,6 +64,10 @@ class Receiver:
             if self.hangs:
                 await asyncio.sleep(60)
             writer.write(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+            while self.drips:
+                await writer.drain()
+                await asyncio.sleep(0.02)
+                writer.write(self.answers[0])
             while self.pours:
                 writer.write(b"x" * 65_536)
                 self.poured += 65_536

@@ -11,6 +11,8 @@ import pytest
 from tapewatch.adapters.memory import MemoryBus
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.documents import Rule
+from tapewatch.engine.rules.cost import MAX_USER_COST_US, MAX_USER_MEMORY_BYTES
+from tapewatch.serve.api.rule_budget import cost_of
 
 pytestmark = pytest.mark.anyio
 RULES = "/api/v1/rules"
@@ -278,3 +280,52 @@ async def test_rule_saved_by_somebody_else_is_served(api: httpx.AsyncClient, sto
     assert (await api.get(f"{RULES}/movers")).json()["conditions"] == [
         {"metric": "price", "operator": ">", "value": 1.0}
     ]
+
+
+@pytest.mark.parametrize(
+    ("when", "what"),
+    [
+        (" or ".join(f"price crosses_above {n}" for n in range(58)), "200 ms"),
+        (" or ".join(f"halted within {n + 1}s" for n in range(45)), "256 MB"),
+    ],
+    ids=["time of the scan", "memory"],
+)
+async def test_rules_of_a_user_have_a_budget_together(
+    api: httpx.AsyncClient, store: SqlStore, when: str, what: str
+) -> None:
+    one = cost_of(Rule(id="a", name="a", when=when))
+    most = int(min(MAX_USER_COST_US / one.scan_us, MAX_USER_MEMORY_BYTES / one.memory_bytes))
+    for n in range(most):
+        await store.save_rule(Rule(id=f"r{n}", name="dear", when=when))
+    await store.save_rule(Rule(id="of-another", name="dear", when=when, owner="bob"))
+    draft = {"name": "one more", "when": when}
+    refused = await api.post(RULES, json=draft)
+    assert refused.status_code == 409
+    assert f"{what} are allowed" in refused.json()["detail"]
+    # Switched off it costs nothing; it cannot be switched on, nor can a small one grow.
+    assert (await api.post(RULES, json=draft | {"id": "off", "enabled": False})).status_code == 201
+    assert (await api.post(f"{RULES}/off/enable")).status_code == 409
+    assert (await api.post(RULES, json={"id": "small", "name": "small", "when": "price > 1"})).status_code == 201
+    assert (await api.put(f"{RULES}/small", json=draft)).status_code == 409
+    assert (await api.post(f"{RULES}/r0/disable")).status_code == 200
+    assert (await api.put(f"{RULES}/small", json=draft)).status_code == 200
+    assert (await api.post(f"{RULES}/small/rollback", json={"version": 1})).status_code == 200
+    assert (await api.post(f"{RULES}/small/rollback", json={"version": 2})).status_code == 200
+
+
+async def test_of_rules_that_come_at_once_the_budget_takes_what_fits(api: httpx.AsyncClient, store: SqlStore) -> None:
+    when = " or ".join(f"price crosses_above {n}" for n in range(58))
+    most = int(MAX_USER_COST_US / cost_of(Rule(id="a", name="a", when=when)).scan_us)
+    for n in range(most - 1):
+        await store.save_rule(Rule(id=f"r{n}", name="dear", when=when))
+    answers = await asyncio.gather(*(api.post(RULES, json={"name": "dear", "when": when}) for _ in range(10)))
+    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 9
+
+
+async def test_user_beyond_the_budget_may_still_ask_less(api: httpx.AsyncClient, store: SqlStore) -> None:
+    when = " or ".join(f"price crosses_above {n}" for n in range(58))
+    for n in range(45):  # as a folder of files may bring them
+        await store.save_rule(Rule(id=f"r{n}", name="dear", when=when))
+    less = " or ".join(f"price crosses_above {n}" for n in range(40))
+    assert (await api.put(f"{RULES}/r1", json={"name": "less", "when": less})).status_code == 200
+    assert (await api.put(f"{RULES}/r1", json={"name": "more", "when": when})).status_code == 409

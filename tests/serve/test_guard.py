@@ -1,5 +1,6 @@
 """Headers, origins, methods, probes, the page, and what a bug looks like from outside."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,7 +22,18 @@ async def test_every_answer_carries_the_headers(api: httpx.AsyncClient, path: st
     headers = (await api.get(path)).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
-    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["cross-origin-opener-policy"] == headers["cross-origin-resource-policy"] == "same-origin"
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert policy == {
+        "default-src": "'self'",
+        "img-src": "'self' data:",
+        "style-src": "'self' 'sha256-3pRED1tOXas1FXFoPb9TGCjmYe9XQsmO9OV23khV2nY='",
+        "object-src": "'none'",
+        "base-uri": "'none'",
+        "form-action": "'self'",
+        "frame-ancestors": "'none'",
+    }
     assert "access-control-allow-origin" not in headers
     assert "server" not in headers
     assert (headers.get("cache-control") == "no-store") == (path not in {"/", "/ws", "/none"})
@@ -175,9 +187,90 @@ async def test_page_built_is_served_and_shadows_nothing(services: Services, serv
         assert index.headers["cache-control"] == "no-cache"
         assert (await api.get("/assets/index-abc.js")).headers["content-type"].startswith("text/javascript")
         assert (await api.get("/favicon.svg")).headers["content-type"] == "image/svg+xml"
-        for path in ("/assets/..%2f..%2fsecret", "/..%2fsecret", "/assets/none.js", "/assets", "/none"):
-            answer = await api.get(path)
-            assert answer.status_code in {404, 405}
-            assert "secret" not in answer.text
+        for path in ("/assets/none.js", "/assets", "/assets/", "/none", "/index.html"):
+            assert (await api.get(path)).status_code in {404, 405}
         assert (await api.delete("/api/v1/alerts")).status_code == 405
         assert (await api.get("/api/v1/none")).status_code == 404
+
+
+WAYS_OUT = {
+    "dots in code": "/assets/..%2f..%2fsecret",
+    "dots as they are": "/assets/../../secret",
+    "coded twice": "/assets/%252e%252e%252fsecret",
+    "backslashes": "/assets/..%5c..%5csecret",
+    "an absolute path": "/assets/%2fetc%2fpasswd",
+    "an absolute path behind two slashes": "/assets//etc/passwd",
+    "NUL behind a good name": "/assets/index.js%00.html",
+    "a link that leads out": "/assets/link",
+    "a folder that is a link": "/assets/outside/secret",
+    "half a character": "/assets/%ed%a0%80",
+    "a name of ten thousand letters": "/assets/" + "a" * 10_000,
+    "dots at the root": "/..%2fsecret",
+    "a file beside the page": "/.env",
+    "another host behind two slashes": "//evil.example/%2e%2e",
+}
+
+
+@pytest.mark.parametrize("path", WAYS_OUT.values(), ids=WAYS_OUT)
+async def test_no_path_leads_out_of_the_page_s_folder(services: Services, serve: Serve, path: str) -> None:
+    assets = services.ui / "assets"
+    assets.mkdir(parents=True)
+    (services.ui / "index.html").write_text("page")
+    (assets / "index.js").write_text("page")
+    secret = services.ui.parent / "secret"
+    secret.write_text("the secret of root:x:0:0")
+    (assets / "link").symlink_to(secret)
+    (assets / "outside").symlink_to(services.ui.parent)
+    async with serve(services) as address:
+        host, _, port = address.partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert answer.split(b" ", 2)[1] in {b"404", b"400", b"422"}
+    for word in (b"root:x", b"evil.example", b"Traceback", b"Location"):
+        assert word not in answer
+
+
+@pytest.mark.parametrize(
+    "path", ["/docs", "/redoc", "/openapi.json", "/debug", "/debug/pprof", "/admin", "/.git/config"]
+)
+async def test_what_others_leave_open_is_not_there(api: httpx.AsyncClient, path: str) -> None:
+    assert (await api.get(path)).status_code == 404
+
+
+async def test_metrics_tell_no_versions_and_can_have_a_port_of_their_own(
+    services: Services, api: httpx.AsyncClient, serve: Serve
+) -> None:
+    told = (await api.get("/metrics")).text
+    assert "http_requests_total" in told
+    assert "version" not in told
+    async with (
+        serve(replace(services, exports_metrics=False)) as address,
+        httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as other,
+    ):
+        assert (await other.get("/metrics")).status_code == 404
+        assert (await other.get("/health")).status_code == 200
+
+
+async def test_made_up_paths_methods_and_symbols_make_no_labels(api: httpx.AsyncClient) -> None:
+    for n in range(50):
+        await api.get(f"/made/up/{n}")
+        await api.get(f"/api/v1/symbols/MADEUP{n}")
+        await api.request(f"MADEUP{n}", "/health")
+        await api.get(f"/api/v1/rules/madeup{n}", headers={"Origin": f"http://madeup{n}.example"})
+    assert "madeup" not in (await api.get("/metrics")).text.lower()
+
+
+@pytest.mark.parametrize(
+    "name", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Original-URL", "X-Rewrite-URL"]
+)
+async def test_header_that_means_another_request_means_nothing(
+    api: httpx.AsyncClient, draft: dict[str, Any], name: str
+) -> None:
+    await api.post("/api/v1/rules", json=draft | {"id": "mine"})
+    for value in ("DELETE", "/api/v1/users"):
+        answer = await api.get("/api/v1/rules/mine", headers={name: value})
+        assert (answer.status_code, answer.json()["id"]) == (200, "mine")
+        assert (await api.get(f"/api/v1/rules/mine?_method={value}")).status_code == 422
+    assert (await api.get("/api/v1/rules/mine")).status_code == 200

@@ -4,7 +4,7 @@ import asyncio
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tapewatch.accounts.roles import LOCAL
+from tapewatch.accounts.tokens import new_api_token
+from tapewatch.accounts.users import ApiToken, User
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.channels.addresses import Addresses
 from tapewatch.contracts.samples import make_rule_of_every_node, make_watchlist
@@ -51,14 +54,11 @@ def services(services: Services, make_alert: Callable[..., Alert]) -> Services:
     return replace(services, dry_run=dry_run, status=lambda: status, addresses=Addresses(resolve=resolve))
 
 
-@pytest.mark.parametrize(
-    ("phases", "mode"),
-    [
-        ("examples,coverage,fuzzing", "all"),
-        ("stateful", "positive"),  # what comes from an earlier answer takes the place of what was made wrong on purpose
-    ],
-)
-async def test_schemathesis_finds_nothing(
+Attack = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+async def attack(
     *,
     address: str,
     tmp_path: Path,
@@ -68,33 +68,78 @@ async def test_schemathesis_finds_nothing(
     make_alert: Callable[..., Alert],
     make_board: Callable[..., BoardRows],
     answering: Callable[..., Any],
-    phases: str,
-    mode: str,
-) -> None:
-    rules = [rule, make_rule_of_every_node("every-node")]
-    for known in rules:
-        await store.save_rule(known)
-    await answering(rules, {"AAPL": 0.5, "MSFT": 400.0})
-    for named in ("mine", "gate"):
-        await store.save_watchlist(make_watchlist(named))
-    await store.save_alerts([make_alert(n) for n in range(5)], reader="test")
-    board.show(0, make_board("AAPL", "MSFT"))
+) -> Attack:
+    """Let schemathesis loose on a server that has something of everything, which is `owner`'s."""
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
-    attack = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "schemathesis.cli", "run", f"http://{address}{DOCUMENT}"),
-        *("--phases", phases, "--mode", mode),
-        *("--checks", "all", "--max-examples", "8", "--seed", "1", "--workers", "1", "--max-failures", "10"),
-        # The versions of a deleted rule can be read: alerts speak of them.
-        *("--exclude-checks", "use_after_free", "--suppress-health-check", "all", "--no-color"),
-        cwd=tmp_path,
-        env={**os.environ, "SCHEMATHESIS_HOOKS": "attack_hooks", "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+
+    async def let_loose(*options: str, owner: str) -> None:
+        rules = [rule, make_rule_of_every_node("every-node")]
+        for known in rules:
+            await store.save_rule(known.model_copy(update={"owner": owner}))
+        await answering(rules, {"AAPL": 0.5, "MSFT": 400.0})
+        for named in ("mine", "gate"):
+            await store.save_watchlist(make_watchlist(named, owner=owner))
+        await store.save_alerts([make_alert(n, owner=owner) for n in range(5)], reader="test")
+        board.show(0, make_board("AAPL", "MSFT"))
+        program = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "schemathesis.cli", "run", f"http://{address}{DOCUMENT}"),
+            *("--checks", "all", "--seed", "1", "--workers", "1", "--max-failures", "10"),
+            *("--suppress-health-check", "all", "--no-color", *options),
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "SCHEMATHESIS_HOOKS": "attack_hooks",
+                "WITHOUT_ACCOUNTS": "yes" if owner == LOCAL.user_id else "",
+                "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
+            },
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await asyncio.wait_for(program.communicate(), 400)
+        assert program.returncode == 0, said.decode()
+
+    return let_loose
+
+
+@pytest.fixture
+async def admin(store: SqlStore) -> dict[str, str]:
+    """The header of one who reaches every operation."""
+    token_id, secret_hash, token = new_api_token()
+    await store.add_user(User(user_id="root", name="root", role="admin", password_hash="", created_at_ns=1))
+    await store.add_token(
+        ApiToken(token_id=token_id, user_id="root", name="t", secret_hash=secret_hash, scopes=None, created_at_ns=1)
     )
-    said, _ = await asyncio.wait_for(attack.communicate(), 400)
-    assert attack.returncode == 0, said.decode()
-    async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as api:
-        assert (await api.get("/api/v1/rules", params={"limit": 500})).status_code == 200
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.mark.parametrize(
+    ("phases", "mode"),
+    [
+        ("examples,coverage,fuzzing", "all"),
+        ("stateful", "positive"),  # what comes from an earlier answer takes the place of what was made wrong on purpose
+    ],
+)
+async def test_schemathesis_finds_nothing_as_an_admin(
+    attack: Attack, admin: dict[str, str], api: httpx.AsyncClient, phases: str, mode: str
+) -> None:
+    await attack(
+        *("--header", f"Authorization: {admin['Authorization']}"),
+        *("--phases", phases, "--mode", mode, "--max-examples", "8"),
+        # The versions of a deleted rule can be read: alerts speak of them.
+        *("--exclude-checks", "use_after_free"),
+        owner="root",
+    )
+    answer = await api.get("/api/v1/rules", params={"limit": 500}, headers=admin)
+    assert answer.status_code == 200
+
+
+async def test_schemathesis_finds_nothing_where_there_are_no_accounts(attack: Attack, api: httpx.AsyncClient) -> None:
+    await attack(
+        *("--phases", "examples,fuzzing", "--mode", "all", "--max-examples", "3"),
+        *("--exclude-checks", "use_after_free"),
+        owner=LOCAL.user_id,
+    )
+    assert (await api.get("/api/v1/rules", params={"limit": 500})).status_code == 200
 
 
 async def test_document_describes_what_is_served(api: httpx.AsyncClient) -> None:

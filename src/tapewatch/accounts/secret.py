@@ -41,7 +41,8 @@ def _make(path: Path) -> None:
     if path.exists():
         raise FileExistsError
     try:
-        with os.fdopen(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+        draft.unlink(missing_ok=True)  # of a process that died; and nothing is written through another's link
+        with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(f"{secrets.token_hex(32)}\n")
         os.link(draft, path)
     except FileExistsError:

@@ -6,9 +6,10 @@ that finds all connections busy waits for one.
 """
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,9 @@ BUSY_S = 5.0
 
 
 class SqliteDatabase:
-    """`Database` in the file that the URL names."""
+    """`Database` in the file that the URL names. One that it makes is for its owner alone: secrets of channels are in
+    it, and what proves passwords.
+    """
 
     failures = (exc.DBAPIError, exc.TimeoutError)
 
@@ -117,6 +120,9 @@ class SqliteDatabase:
             await asyncio.wait(self._stopping)
 
     async def _connect(self) -> aiosqlite.Connection:
+        if self._url.database and not self._url.database.startswith("file:"):
+            with suppress(OSError):  # what is wrong with the place, SQLite says
+                os.close(os.open(self._url.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         arguments, options = self._engine.dialect.create_connect_args(self._url)
         return await _Connection(partial(sqlite3.connect, *arguments, **options), self._stopping)
 

@@ -388,6 +388,7 @@ class Distributed:
                 ),
                 addresses=addresses_of(config),
                 hosts=hosts,
+                exports_metrics=config.probe_port is None,
                 foreign_origins=frozenset(config.allow_origins),
                 limits=None
                 if self._limits is None
@@ -395,7 +396,10 @@ class Distributed:
             )
             apps.append((create_app(services), config.port))
         elif self.gateway is not None:
-            apps.append((create_small_app(self.status.ready, gateway=self.gateway, hosts=hosts), config.port))
+            small = create_small_app(
+                self.status.ready, gateway=self.gateway, hosts=hosts, exports_metrics=config.probe_port is None
+            )
+            apps.append((small, config.port))
         if config.probe_port is not None:
             apps.append((create_small_app(self.status.ready, hosts=hosts), config.probe_port))
         return [

@@ -124,7 +124,7 @@ async def open_store(data_dir: Path) -> Store:
     """The embedded store of a data directory, upgraded."""
     quieten()
     try:
-        await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True)
+        await asyncio.to_thread(data_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--data-dir: cannot use {data_dir}: {error.strerror}") from None
     return await _upgraded(SqlStore(data_dir / "tapewatch.db"))

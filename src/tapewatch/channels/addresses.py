@@ -7,7 +7,9 @@ addresses are checked, and whoever sends connects to an address that was checked
 import asyncio
 import re
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
@@ -19,6 +21,8 @@ Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 
 HTTPS_PORT = 443
 RESOLVE_S = 3.0
+_MOST_ASKED = 64
+_ASKING = threading.BoundedSemaphore(_MOST_ASKED)
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _INSIDE = (".localhost", ".local", ".internal", ".home.arpa", ".lan", ".intranet", ".corp", ".svc", ".onion")
@@ -73,14 +77,41 @@ class Target:
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
-    """All IPv4 and IPv6 addresses, in the order in which the system prefers them."""
+    """All IPv4 and IPv6 addresses, in the order in which the system prefers them.
+
+    A name's owner decides how long its servers take, and the system waits much longer than we do. So each question has
+    a thread of its own, which nobody waits for: the loop's own threads check passwords.
+    """
     loop = asyncio.get_running_loop()
+    answered: asyncio.Future[Sequence[str] | None] = loop.create_future()
+
+    def tell(found: Sequence[str] | None) -> None:
+        if not answered.done():
+            answered.set_result(found)
+
+    def ask() -> None:
+        found: Sequence[str] | None = None
+        try:
+            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = list(dict.fromkeys(str(info[4][0]) for info in infos))
+        except (OSError, UnicodeError):
+            pass
+        finally:
+            _ASKING.release()
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(tell, found)
+
+    if not _ASKING.acquire(blocking=False):
+        raise AddressUnknown(f"{host} cannot be looked up now: {_MOST_ASKED} other names are waited for")
+    threading.Thread(target=ask, name="address of a channel", daemon=True).start()
     try:
         async with asyncio.timeout(RESOLVE_S):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError, TimeoutError):
-        raise AddressUnknown(f"{host} cannot be resolved") from None
-    return list(dict.fromkeys(str(info[4][0]) for info in found))
+            found = await answered
+    except TimeoutError:
+        found = None
+    if found is None:
+        raise AddressUnknown(f"{host} cannot be resolved")
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from fastapi import Request
 
@@ -326,6 +327,22 @@ def _scope_of(request: Request) -> Scope | None:
     if name not in ACCESS:
         raise Forbidden("nobody may do this yet")
     return ACCESS[name]
+
+
+def with_scopes(document: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document, each operation with what it asks of the token."""
+    document["components"]["securitySchemes"] = {
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An access token or an API token. Not asked for on loopback before there is an account.",
+        }
+    }
+    for path in document["paths"].values():
+        for operation in path.values():
+            scope = ACCESS.get(operation["operationId"])
+            operation["security"] = [] if scope is None else [{"bearer": [scope]}]
+    return document
 
 
 def bearer_of(request: Request) -> str:

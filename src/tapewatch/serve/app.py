@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from tapewatch import __version__
 from tapewatch.accounts.passwords import Passwords
 from tapewatch.errors import TapewatchError
-from tapewatch.serve.access import checked
+from tapewatch.serve.access import checked, with_scopes
 from tapewatch.serve.api import (
     API,
     alert_export,
@@ -103,7 +103,8 @@ def create_app(services: Services) -> FastAPI:
         app.include_router(router, dependencies=[let_in, Depends(within_limits), NO_DOUBLES])
     app.include_router(system.probes_router(services.ready, prefix=API), dependencies=[let_in, NO_DOUBLES])
     app.include_router(system.probes_router(services.ready), include_in_schema=False)
-    app.include_router(system.prometheus_router())
+    if services.exports_metrics:
+        app.include_router(system.prometheus_router())
     app.add_api_websocket_route("/ws", services.gateway.connect)
     _add_page(app, services.ui)
     _complete_document(app)
@@ -112,7 +113,11 @@ def create_app(services: Services) -> FastAPI:
 
 
 def create_small_app(
-    ready: Callable[[], tuple[bool, str]], *, gateway: Gateway | None = None, hosts: frozenset[str] = frozenset()
+    ready: Callable[[], tuple[bool, str]],
+    *,
+    gateway: Gateway | None = None,
+    hosts: frozenset[str] = frozenset(),
+    exports_metrics: bool = True,
 ) -> FastAPI:
     """What a process without REST answers: probes, Prometheus, and with a gateway ``/ws``."""
     app = FastAPI(title="tapewatch", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
@@ -121,7 +126,8 @@ def create_small_app(
     app.add_exception_handler(TapewatchError, answer_tapewatch_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.include_router(system.probes_router(ready))
-    app.include_router(system.prometheus_router())
+    if exports_metrics:
+        app.include_router(system.prometheus_router())
     if gateway is not None:
         app.add_api_websocket_route("/ws", gateway.connect)
     return app
@@ -137,12 +143,12 @@ def _make_ready(app: FastAPI) -> None:
 
 
 def _complete_document(app: FastAPI) -> None:
-    """The OpenAPI document with what bodies refer to, made when it is first asked for."""
+    """The OpenAPI document with what bodies refer to and operations' scopes, made when it is first asked for."""
     make = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = with_definitions(make())
+            app.openapi_schema = with_scopes(with_definitions(make()))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # the way that the framework documents

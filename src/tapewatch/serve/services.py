@@ -63,5 +63,7 @@ class Services:
     """How often one user and one address may ask; None: as often as they like."""
     addresses: Addresses = field(default_factory=Addresses)
     """Which hosts channels may be sent to."""
+    exports_metrics: bool = True
+    """Whether ``/metrics`` is here. Not where it has a port of its own, which need not be as open as this one."""
     ui: Path = Path(__file__).parent / "ui"
     """The built page."""

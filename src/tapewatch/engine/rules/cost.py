@@ -34,6 +34,10 @@ from tapewatch.engine.rules.tree import (
 
 MAX_COST_US = 5_000.0
 """Of a rule, per scan of ten thousand symbols. A scan of all rules should stay well below the second between two."""
+MAX_USER_COST_US = 200_000.0
+"""Of all rules of a user that are on."""
+MAX_USER_MEMORY_BYTES = 256_000_000
+"""The same, for what they remember."""
 
 _PLAIN_US = 2.5
 """A comparison of a rule that is nothing but comparisons with numbers: these are asked in blocks of bits."""

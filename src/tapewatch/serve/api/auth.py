@@ -79,7 +79,7 @@ def router(services: Services, sign_ins: SignIns) -> APIRouter:
         if cookie := _cookie(request):
             await sign_ins.sign_out(cookie)
         await _end_bearer(request, services)
-        answer = Response(status_code=204)
+        answer = Response(status_code=204, headers={"Clear-Site-Data": '"cache"'})
         answer.delete_cookie(PLAIN_COOKIE, path=_PATH, httponly=True, samesite="strict")
         answer.delete_cookie(SECURE_COOKIE, path="/", secure=True, httponly=True, samesite="strict")
         return answer

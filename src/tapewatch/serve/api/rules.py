@@ -15,12 +15,13 @@ from pydantic.json_schema import SkipJsonSchema
 
 from tapewatch.config import RULES_A_USER
 from tapewatch.documents import Document, Identifier, Rule, RuleDraft, Text, rfc3339
-from tapewatch.engine.rules.cost import Cost, cost
+from tapewatch.engine.rules.cost import Cost
 from tapewatch.errors import Invalid, NotFound
 from tapewatch.serve.access import who
 from tapewatch.serve.api import API
 from tapewatch.serve.api.ownership import check_watchlists, own, seen
 from tapewatch.serve.api.query import IDENTIFIER, NO_QUERY, Page, RuleId, Switch, Version
+from tapewatch.serve.api.rule_budget import RuleBudget, cost_of
 from tapewatch.serve.api.versions import (
     ABSENT,
     LOCATION,
@@ -87,6 +88,7 @@ class RuleList(BaseModel):
 def router(services: Services) -> APIRouter:
     store, clock, bus = services.store, services.clock, services.bus
     routes = APIRouter(prefix=f"{API}/rules", tags=["rules"], responses=PROBLEMS)
+    budget = RuleBudget(store)
 
     def next_version(known: Rule, content: Rule, **changes: Any) -> Rule:
         return content.model_copy(
@@ -138,7 +140,9 @@ def router(services: Services) -> APIRouter:
         def make() -> Rule:
             return content.model_copy(update={"id": draft.id or new_id(draft.name, kind="rule")})
 
-        stored = await created(draft.id, make, partial(store.save_rule, actor=user, most=RULES_A_USER))
+        async with budget.turn:
+            await budget.check(content)
+            stored = await created(draft.id, make, partial(store.save_rule, actor=user, most=RULES_A_USER))
         await announce(bus, stored)
         location = str(request.url_for("read_rule", rule_id=stored.id).path)
         return json_response(stored.model_dump(), status=201, headers={"Location": location, **etag(stored)})
@@ -163,15 +167,17 @@ def router(services: Services) -> APIRouter:
         async def make(known: Rule) -> Rule:
             wanted = next_version(known, content, created_at=known.created_at, owner=known.owner)
             await check_watchlists(store, wanted, draft)
+            await budget.check(wanted)
             return wanted
 
-        rule, is_change = await changed(
-            request,
-            read=lambda: own_rule(request, rule_id),
-            make=make,
-            save=partial(store.save_rule, actor=who(request).user_id),
-            version=draft.version,
-        )
+        async with budget.turn:
+            rule, is_change = await changed(
+                request,
+                read=lambda: own_rule(request, rule_id),
+                make=make,
+                save=partial(store.save_rule, actor=who(request).user_id),
+                version=draft.version,
+            )
         return await answer(rule, is_change=is_change)
 
     @routes.delete("/{rule_id:rule_id}", status_code=204, dependencies=[NO_QUERY], description=_ON_CONDITION)
@@ -213,14 +219,17 @@ def router(services: Services) -> APIRouter:
             old = await store.rule(rule_id, wanted.version)
             affordable(old)
             await check_watchlists(store, old)
-            return next_version(known, old)
+            wanted_rule = next_version(known, old)
+            await budget.check(wanted_rule)
+            return wanted_rule
 
-        rule, is_change = await changed(
-            request,
-            read=lambda: own_rule(request, rule_id),
-            make=make,
-            save=partial(store.save_rule, actor=who(request).user_id),
-        )
+        async with budget.turn:
+            rule, is_change = await changed(
+                request,
+                read=lambda: own_rule(request, rule_id),
+                make=make,
+                save=partial(store.save_rule, actor=who(request).user_id),
+            )
         return await answer(rule, is_change=is_change)
 
     async def switch(request: Request, rule_id: str, *, enabled: bool) -> Response:
@@ -230,14 +239,17 @@ def router(services: Services) -> APIRouter:
             if enabled:
                 affordable(known)
                 await check_watchlists(store, known)
-            return next_version(known, known, enabled=enabled)
+            wanted = next_version(known, known, enabled=enabled)
+            await budget.check(wanted)
+            return wanted
 
-        rule, is_change = await changed(
-            request,
-            read=lambda: own_rule(request, rule_id),
-            make=make,
-            save=partial(store.save_rule, actor=who(request).user_id),
-        )
+        async with budget.turn:
+            rule, is_change = await changed(
+                request,
+                read=lambda: own_rule(request, rule_id),
+                make=make,
+                save=partial(store.save_rule, actor=who(request).user_id),
+            )
         return await answer(rule, is_change=is_change)
 
     switching: dict[str, Any] = {
@@ -263,8 +275,7 @@ def rule_of(draft: RuleDraft, **fields: Any) -> Rule:
 
 def affordable(rule: Rule, draft: RuleDraft | None = None) -> Cost:
     """What the rule costs; `Invalid` if that is more than a rule may, at the field in which its author wrote it."""
-    spec = rule.spec()
-    estimate = cost(spec.when, spec.gate, spec.rearm)
+    estimate = cost_of(rule)
     if estimate.refusal:
         is_text = draft is not None and "conditions" not in draft.model_fields_set
         raise Invalid("body.when" if is_text else "body.conditions" if draft else "rule", estimate.refusal)

@@ -1,12 +1,13 @@
 """How the system itself is: for people, load balancers and Prometheus."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, PLATFORM_COLLECTOR, REGISTRY, generate_latest
 from pydantic import BaseModel
 
 from tapewatch.serve.api import API
@@ -106,6 +107,9 @@ def probes_router(ready: Callable[[], tuple[bool, str]], *, prefix: str = "") ->
 
 
 def prometheus_router() -> APIRouter:
+    """Without the interpreter's version: it is of use to nobody but those who look for one with a known fault."""
+    with suppress(KeyError):
+        REGISTRY.unregister(PLATFORM_COLLECTOR)
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/metrics")
