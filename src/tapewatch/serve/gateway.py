@@ -50,6 +50,7 @@ from tapewatch.telemetry import (
     ALERTS_DELIVERED_TOTAL,
     ERRORS_TOTAL,
     WEBSOCKET_CONNECTIONS,
+    WEBSOCKET_ENDINGS_TOTAL,
     WEBSOCKET_RESUMES_TOTAL,
 )
 
@@ -384,6 +385,7 @@ class Gateway:
         """Say goodbye; a client that does not read its goodbye in time is dropped."""
         if websocket.client_state is WebSocketState.DISCONNECTED:
             return
+        WEBSOCKET_ENDINGS_TOTAL.labels(code=ending.code).inc()
         try:
             async with asyncio.timeout(self._close_grace_s):
                 await websocket.close(ending.code, ending.reason)
