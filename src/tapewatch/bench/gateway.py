@@ -236,8 +236,11 @@ async def _load(
 
 def _ended_as_slow(port: int) -> int:
     """Connections that the gateway has ended because the client was slow."""
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:  # our own loopback server
-        found = _SLOW.search(response.read().decode())
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:  # our own loopback server
+            found = _SLOW.search(response.read().decode())
+    except OSError:  # it is too busy: ask again
+        return 0
     return int(float(found[1])) if found else 0
 
 
