@@ -66,8 +66,10 @@ class _Measured:
     connected_mb: float = 0.0
     stalled_mb: float = 0.0
     """The most while clients stall."""
-    cpu: dict[str, float] = field(default_factory=dict)
-    """Shares of one core, before clients stall."""
+    read_s: float = 1.0
+    """How long all clients read."""
+    cpu_s: dict[str, float] = field(default_factory=dict)
+    """What the processes used in that time."""
     given_up_s: float = float("nan")
     """From the last read of those that stall until the gateway ended the last of them."""
     alerts: int = 0
@@ -212,8 +214,8 @@ async def _load(
     before = {name: cpu_s(process) for name, process in processes.items()}
     began_s = time.monotonic()
     await asyncio.sleep(seconds / 2)
-    for name, process in processes.items():
-        measured.cpu[name] = (cpu_s(process) - before[name]) / (time.monotonic() - began_s)
+    measured.cpu_s = {name: cpu_s(process) - before[name] for name, process in processes.items()}
+    measured.read_s = time.monotonic() - began_s
     pipe.send(("phase", "some stall"))
     pipe.send(("stall", None))
     began_s = time.monotonic()
@@ -365,8 +367,11 @@ def _figures(measured: _Measured) -> Iterator[FigureRow]:
     kb = (measured.connected_mb - measured.alone_mb) * 1e3 / CLIENTS
     low, high = measured.alone_mb, measured.connected_mb
     yield "gateway_5000_memory", kb, "kB", kb, kb, f"a connection: from {low:,.0f} to {high:,.0f} MB of resident memory"
-    for name, share in measured.cpu.items():
-        yield f"gateway_5000_cpu_{name}", share, "cores", share, share, f"processor time of the process, {name}"
+    for name, used_s in measured.cpu_s.items():
+        share = used_s / measured.read_s
+        each_us = used_s * 1e6 / sum(map(len, heard.waits_s["all read"].values()))
+        what = f"processor time of their process, {each_us:.0f} us a frame"
+        yield f"gateway_5000_cpu_{name}", share, "cores", share, share, what
     growth = measured.stalled_mb - measured.connected_mb
     codes = ", ".join(map(str, sorted(heard.stalled)))
     yield (
