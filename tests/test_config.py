@@ -143,3 +143,11 @@ def test_proxy_that_is_no_network_is_refused(network: str) -> None:
     assert UpConfig().server_options == {}
     options = UpConfig(trusted_proxies=("10.0.0.0/8", "::1")).server_options
     assert options == {"forwarded_allow_ips": "10.0.0.0/8,::1"}
+
+
+@pytest.mark.parametrize("option", ["max_clients", "max_clients_of_user"])
+@pytest.mark.parametrize("count", [0, -1, 50_001])
+def test_number_of_clients_outside_its_range_is_refused(option: str, count: int) -> None:
+    options: dict[str, Any] = {option: count}
+    with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')}: {count} is not between 1 and 50000"):
+        UpConfig(**options)

@@ -126,6 +126,12 @@ RateLimit = Annotated[
         "--rate-limit/--no-rate-limit", help="100 requests a minute a user, 1,000 an address; else with accounts only."
     ),
 ]
+MaxClients = Annotated[
+    int, typer.Option(envvar="TAPEWATCH_MAX_CLIENTS", help="WebSocket clients of this process, 50,000 at most.")
+]
+MaxClientsOfUser = Annotated[
+    int, typer.Option(envvar="TAPEWATCH_MAX_CLIENTS_OF_USER", help="How many of them one user may have.")
+]
 WebhookTo = Annotated[
     list[str] | None, typer.Option("--allow-webhook-to", help="A private network for channels; may be repeated.")
 ]
@@ -170,6 +176,8 @@ def up(
     allow_origin: AllowOrigin = None,
     trusted_proxy: TrustedProxy = None,
     rate_limit: RateLimit = None,
+    max_clients: MaxClients = 2_000,
+    max_clients_of_user: MaxClientsOfUser = 10,
 ) -> None:
     """Everything in one process: scanner, REST, WebSocket and page on one port."""
     config = UpConfig(
@@ -201,6 +209,8 @@ def up(
         allow_origins=tuple(allow_origin or ()),
         trusted_proxies=tuple(trusted_proxy or ()),
         rate_limit=rate_limit,
+        max_clients=max_clients,
+        max_clients_of_user=max_clients_of_user,
     )
     from tapewatch.app.embedded import run_up
     from tapewatch.telemetry import configure_logging
@@ -298,6 +308,8 @@ def run_role(
     allow_origin: AllowOrigin = None,
     trusted_proxy: TrustedProxy = None,
     rate_limit: RateLimit = None,
+    max_clients: MaxClients = 2_000,
+    max_clients_of_user: MaxClientsOfUser = 10,
     config_file: Annotated[
         Path | None,
         typer.Option("--config", envvar="TAPEWATCH_CONFIG", callback=_settings, is_eager=True, help="Options as TOML."),
@@ -342,6 +354,8 @@ def run_role(
         allow_origins=tuple(allow_origin or ()),
         trusted_proxies=tuple(trusted_proxy or ()),
         rate_limit=rate_limit,
+        max_clients=max_clients,
+        max_clients_of_user=max_clients_of_user,
     )
     from tapewatch.app.distributed import run_roles
     from tapewatch.telemetry import configure_logging

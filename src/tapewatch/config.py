@@ -93,6 +93,9 @@ class UpConfig:
     """Networks whose X-Forwarded-For is believed."""
     rate_limit: bool | None = None
     """Whether users and addresses are limited; None: where there are accounts."""
+    max_clients: int = 2_000
+    """WebSocket clients of this process."""
+    max_clients_of_user: int = 10
     webhook_networks: tuple[str, ...] = ()
     """Private networks that channels may be sent to, such as 10.1.0.0/16."""
     webhook_ports: tuple[int, ...] = (443,)
@@ -143,6 +146,10 @@ class UpConfig:
             raise ConfigError(f"--symbols: {self.symbols} is not between 1 and 100000")
         if not 0 < self.ticks_per_s <= 500_000:
             raise ConfigError(f"--ticks-per-second: {self.ticks_per_s:g} is not between 0 and 500000")
+        if not 1 <= self.max_clients <= 50_000:
+            raise ConfigError(f"--max-clients: {self.max_clients} is not between 1 and 50000")
+        if not 1 <= self.max_clients_of_user <= 50_000:
+            raise ConfigError(f"--max-clients-of-user: {self.max_clients_of_user} is not between 1 and 50000")
         if not self.speed > 0:
             raise ConfigError(f"--speed: {self.speed:g} is not positive")
         for network in self.webhook_networks:

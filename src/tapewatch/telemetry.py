@@ -44,6 +44,7 @@ FEED_OVERFLOW_FRAMES_TOTAL = Counter(
 )
 HTTP_REQUESTS_TOTAL = Counter("http_requests_total", "Answered requests", ("method", "path", "status"))
 WEBSOCKET_CONNECTIONS = Gauge("websocket_connections", "Open WebSocket connections")
+WEBSOCKET_ENDINGS_TOTAL = Counter("websocket_endings_total", "Connections that the gateway ended, by code", ("code",))
 WEBSOCKET_RESUMES_TOTAL = Counter(
     "websocket_resumes_total", "Clients that came back, by where what they missed came from", ("recovered",)
 )

@@ -320,7 +320,7 @@ async def test_bus_away_for_a_moment_loses_nothing_that_follows(bus: MemoryBus, 
     away: Any = Away()
     log = AlertLog()
     gateway = Gateway(away, Clock(), toplists=["gainers_1m"], alerts=log)
-    client = Client(log)
+    client = Client(log, followers=gateway._followers)
     client.subscribe("gainers_1m")
     gateway._clients.add(client)
     running = asyncio.create_task(gateway.run())

@@ -29,7 +29,16 @@ from tapewatch.app.opening import (
     reference_of,
     senders_of,
 )
-from tapewatch.app.program import Server, leave_no_ruin, listen, quieten, stopping_signals, tune_process, url_of
+from tapewatch.app.program import (
+    Server,
+    allow_open_files,
+    leave_no_ruin,
+    listen,
+    quieten,
+    stopping_signals,
+    tune_process,
+    url_of,
+)
 from tapewatch.app.readers import Reader, Readers
 from tapewatch.app.status import ProcessStatus
 from tapewatch.clock import SystemClock
@@ -93,6 +102,8 @@ async def run_roles(config: RunConfig, *, on_ready: Callable[[str], None]) -> No
             keys = await _at_start(partial(_keys_of, config, store, clock))
             process = Distributed(config, bus=bus, hot=hot, store=store, clock=clock, keys=keys)
             tune_process(thrifty=False)
+            if {"api", "gateway"} & set(config.roles):
+                allow_open_files(config.max_clients)
             if not _AWAITED & set(config.roles):
                 os.nice(_NICE)  # where cores are short, alerts come first
             await process.run(stop=stop, on_ready=on_ready)
@@ -206,6 +217,8 @@ class Distributed:
                 store=store,
                 accounts=self.accounts,
                 active=self.accounts.is_active,
+                max_clients=config.max_clients,
+                max_of_user=config.max_clients_of_user,
             )
             if serves
             else None

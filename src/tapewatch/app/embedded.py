@@ -26,7 +26,7 @@ from tapewatch.app.opening import (
     reference_of,
     senders_of,
 )
-from tapewatch.app.program import Server, listen, quieten, stopping_signals, tune_process, url_of
+from tapewatch.app.program import Server, allow_open_files, listen, quieten, stopping_signals, tune_process, url_of
 from tapewatch.app.readers import Reader, Readers
 from tapewatch.app.status import EmbeddedStatus
 from tapewatch.clock import SystemClock
@@ -86,6 +86,7 @@ async def run_up(config: UpConfig, *, on_ready: Callable[[str], None]) -> None:
                 keys=keys,
             )
             tune_process(thrifty=True)
+            allow_open_files(config.max_clients)
             await embedded.run(listener, stop=stop, on_ready=on_ready)
         finally:
             await store.close()
@@ -160,6 +161,8 @@ class Embedded:
             store=store,
             accounts=self.accounts,
             active=self.accounts.is_active,
+            max_clients=config.max_clients,
+            max_of_user=config.max_clients_of_user,
         )
         status = EmbeddedStatus(self, config, feed.name, clock)
         app = create_app(

@@ -6,11 +6,13 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Iterator
 
+import structlog
 import uvicorn
 
 from tapewatch.errors import ConfigError
@@ -19,8 +21,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _APART_BYTES = {True: 64 * 1024, False: 32 * 1024 * 1024}
 _HELD_BYTES = 256 * 1024 * 1024
 _CRASH_S = 5.0
+_OTHER_FILES = 256
+"""Beside the sockets of clients: requests, servers, the store."""
 _QUIET = ("alembic", "uvicorn", "httpx")
 """Libraries whose news is of no use to a trader; their warnings are."""
+
+log = structlog.get_logger("tapewatch")
 
 
 def tune_process(*, thrifty: bool) -> None:
@@ -43,6 +49,19 @@ def tune_process(*, thrifty: bool) -> None:
         if not thrifty:
             libc.mallopt(_M_TRIM_THRESHOLD, _HELD_BYTES)
         libc.mallopt(_M_ARENA_MAX, 2)
+
+
+def allow_open_files(clients: int) -> None:
+    """As many as that many sockets need, where the system lets a process raise its own limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = clients + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.warning("not all clients may connect: raise ulimit -n", max_clients=clients, open_files=allowed)
 
 
 class Server(uvicorn.Server):

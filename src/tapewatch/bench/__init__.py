@@ -14,7 +14,19 @@ from pathlib import Path
 from statistics import median
 
 from tapewatch import __version__
-from tapewatch.bench import decode, decode_dbn, distributed, engine, rest, rules, server, tape_path, tapes, toplists
+from tapewatch.bench import (
+    decode,
+    decode_dbn,
+    distributed,
+    engine,
+    gateway,
+    rest,
+    rules,
+    server,
+    tape_path,
+    tapes,
+    toplists,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,7 @@ FIGURES: dict[str, _Subject] = {
     "up": _Subject("", server.WHAT, lambda: ()),
     "bars_written": _Subject("rows/s", distributed.BARS_WHAT, distributed.bars_written),
     **{name: _Subject("", distributed.WHAT, lambda: ()) for name in ("many_100ms", "many_1s", "many_2_scanners")},
+    "gateway_5000": _Subject("", gateway.WHAT, lambda: ()),
     "rest_reads": _Subject("", rest.WHAT, lambda: ()),
     "tape_path": _Subject("", tape_path.WHAT, lambda: ()),
 }
@@ -69,6 +82,7 @@ _WATCHES: dict[str, Callable[[float], list[tuple[str, float, str, float, float, 
     "many_100ms": distributed.watch,
     "many_1s": partial(distributed.watch, interval_ms=1_000),
     "many_2_scanners": partial(distributed.watch, scanners=2),
+    "gateway_5000": gateway.watch,
     "rest_reads": rest.watch,
     "tape_path": tape_path.watch,
 }

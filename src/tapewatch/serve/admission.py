@@ -32,6 +32,8 @@ NOBODY = Principal("", "viewer", frozenset())
 FOREVER_NS = 2**63 - 1
 _BEARER = "bearer."
 _CHECK_S = 5.0
+_WATCHED_AT_ONCE = 250
+"""Sockets that are looked at in one turn of the loop."""
 
 
 class Session(Protocol):
@@ -179,7 +181,9 @@ class Admission:
             if self._accounts.required:
                 for client in self._local:  # the first user exists
                     client.end(4401, "authenticate first")
-            for client, seat in self._seats.items():
+            for nth, (client, seat) in enumerate([*self._seats.items()], start=1):
+                if not nth % _WATCHED_AT_ONCE:
+                    await asyncio.sleep(0)
                 if not self._accounts.still_valid(seat.session):
                     client.end(4401, "session ended")
                 else:

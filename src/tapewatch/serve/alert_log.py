@@ -109,6 +109,10 @@ class AlertLog:
     def _bytes(self) -> int:
         return self._end_byte - self._starts[0] if self._starts else 0
 
+    def is_half_full(self) -> bool:
+        """Unless it is, no number that it holds is far back."""
+        return 2 * len(self._frames) > self.max_alerts or 2 * self._bytes > self.max_bytes
+
     def is_far_back(self, number: int) -> bool:
         """Whether more than half of what the log can hold comes from that number on."""
         if number >= self.end:

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.routing import WebSocketRoute
 
 from tapewatch import __version__
 from tapewatch.accounts.passwords import Passwords
@@ -105,7 +106,7 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(system.probes_router(services.ready), include_in_schema=False)
     if services.exports_metrics:
         app.include_router(system.prometheus_router())
-    app.add_api_websocket_route("/ws", services.gateway.connect)
+    _add_gateway(app, services.gateway)
     _add_page(app, services.ui)
     _complete_document(app)
     _make_ready(app)
@@ -129,8 +130,13 @@ def create_small_app(
     if exports_metrics:
         app.include_router(system.prometheus_router())
     if gateway is not None:
-        app.add_api_websocket_route("/ws", gateway.connect)
+        _add_gateway(app, gateway)
     return app
+
+
+def _add_gateway(app: FastAPI, gateway: Gateway) -> None:
+    """The framework's own kind of route would keep for each client what dependencies need, and it has none."""
+    app.router.routes.append(WebSocketRoute("/ws", gateway.connect, name="gateway"))
 
 
 def _make_ready(app: FastAPI) -> None:

@@ -11,7 +11,7 @@ it stands at the log's end, whatever others' alerts come, so that they neither w
 import asyncio
 from collections import deque
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from tapewatch.accounts.roles import LOCAL, Principal
 from tapewatch.serve.alert_log import AlertLog, Outgoing
@@ -43,6 +43,40 @@ class News(NamedTuple):
     """Some are everybody's."""
 
 
+class _Bell:
+    """What one task waits for. It is rung thousands of times a second, so it does without what an event has for many
+    that wait.
+    """
+
+    __slots__ = ("_is_rung", "_waiter")
+
+    def __init__(self) -> None:
+        self._is_rung = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def is_set(self) -> bool:
+        return self._is_rung
+
+    def ring(self) -> None:
+        self._is_rung = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def heard(self) -> None:
+        """Until it rings, or at once if it has rung since the last time."""
+        if not self._is_rung:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        self._is_rung = False
+
+
+Followers: TypeAlias = dict[str, set["Client"]]
+"""By toplist, who follows it: an update is offered to nobody else."""
+
+
 class Client:
     """Replies go first, then what it missed, then alerts in order, then of each toplist the newest frame, then what
     happened in toplists.
@@ -50,7 +84,7 @@ class Client:
     Toplist frames do not count as waiting: there is one a list at most, and all clients share the same text.
     """
 
-    def __init__(self, alerts: AlertLog, principal: Principal = LOCAL) -> None:
+    def __init__(self, alerts: AlertLog, principal: Principal = LOCAL, *, followers: Followers | None = None) -> None:
         self.passed_over = False
         """Alerts that it was not handed stand behind the last place that it was told."""
         self.ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
@@ -74,7 +108,8 @@ class Client:
         self._toplists: dict[str, str] = {}
         self._events: deque[tuple[str, str]] = deque(maxlen=MAX_EVENTS)
         self._subscriptions: set[str] = set()
-        self._something = asyncio.Event()
+        self._followers: Followers = {} if followers is None else followers
+        self._something = _Bell()
         self._spoke_s: deque[float] = deque(maxlen=MAX_MESSAGES_PER_S)
         self._errors = 0
 
@@ -96,9 +131,7 @@ class Client:
     def principal(self, principal: Principal) -> None:
         self._principal = principal
         if not principal.may("toplists:read"):
-            self._subscriptions.clear()
-            self._toplists.clear()
-            self._events.clear()
+            self.unsubscribe_all()
         self._settle()
 
     def _settle(self) -> None:
@@ -123,7 +156,7 @@ class Client:
         elif self.next < self._alerts.first:
             self.end(4008, "slow")
         else:
-            self._something.set()
+            self._something.ring()
 
     def _is_for(self, news: News) -> bool:
         return news.shared or self.principal.user_id in news.owners or self.principal.role == "admin"
@@ -138,12 +171,12 @@ class Client:
     def offer_toplist(self, toplist: str, frame: str) -> None:
         if toplist in self._subscriptions:
             self._toplists[toplist] = frame
-            self._something.set()
+            self._something.ring()
 
     def offer_event(self, toplist: str, frame: str) -> None:
         if toplist in self._subscriptions:
             self._events.append((toplist, frame))
-            self._something.set()
+            self._something.ring()
 
     def welcome(self, frame: str) -> None:
         """From here on it gets alerts."""
@@ -165,7 +198,7 @@ class Client:
 
     def _release(self) -> None:
         self.held = False
-        self._something.set()
+        self._something.ring()
 
     def reply(self, frame: str) -> None:
         if self.ending.done():
@@ -174,7 +207,7 @@ class Client:
         self._reply_bytes += len(frame)
         if len(self._replies) > MAX_REPLIES or self._reply_bytes > MAX_REPLY_BYTES:
             self.end(4008, "slow")
-        self._something.set()
+        self._something.ring()
 
     def complain(self, frame: str) -> None:
         """Answer a message that was wrong; a client that is wrong once more than it may be is sent away."""
@@ -211,28 +244,43 @@ class Client:
 
     async def wait(self) -> None:
         """Until something was put or the client is ending."""
-        await self._something.wait()
-        self._something.clear()
+        await self._something.heard()
 
     def wake(self) -> None:
-        self._something.set()
+        self._something.ring()
 
     def subscribe(self, toplist: str) -> bool:
         """False if the client has as many subscriptions as it may."""
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS and toplist not in self._subscriptions:
             return False
         self._subscriptions.add(toplist)
+        self._followers.setdefault(toplist, set()).add(self)
         return True
 
     def follows(self, toplist: str) -> bool:
         return toplist in self._subscriptions
 
     def unsubscribe(self, toplist: str) -> None:
+        self._unfollow(toplist)
         self._subscriptions.discard(toplist)
         self._toplists.pop(toplist, None)
         waiting = [event for event in self._events if event[0] != toplist]
         self._events.clear()
         self._events.extend(waiting)
+
+    def unsubscribe_all(self) -> None:
+        """It follows no list any more; whoever forgets it calls this."""
+        for toplist in self._subscriptions:
+            self._unfollow(toplist)
+        self._subscriptions.clear()
+        self._toplists.clear()
+        self._events.clear()
+
+    def _unfollow(self, toplist: str) -> None:
+        followers = self._followers.get(toplist, set())
+        followers.discard(self)
+        if not followers:
+            self._followers.pop(toplist, None)
 
     def may_speak(self, now_s: float) -> bool:
         """Count a message from the client; False if it is one too many within a second."""

@@ -1,30 +1,34 @@
 """The HTTP and WebSocket server under the application: uvicorn, with what it leaves unbounded bounded.
 
-It owns sockets and their limits and knows nothing of what is served. Three things are added to uvicorn. A request's
+It owns sockets and their limits and knows nothing of what is served. Four things are added to uvicorn. A request's
 headers must arrive in time. A WebSocket's write buffers in the kernel are small, so that a client that does not read
-shows soon, and it can be dropped: closing in order waits for a reader that may never come back. And control frames and
-fragments, which never reach the application, are counted too.
+shows soon, and it can be dropped: closing in order waits for a reader that may never come back. Control frames and
+fragments, which never reach the application, are counted too. And a text that thousands of clients get is framed once,
+and written without what every message costs on its way through the application's layers.
 """
 
 import asyncio
+import random
 import socket
 from asyncio.transports import BaseTransport
+from functools import lru_cache
 from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
+from starlette.websockets import WebSocket
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
 MAX_FRAME_BYTES = 64 * 1024
 HEARTBEAT_S = 20
-ABORT = "tapewatch.abort"
-"""The scope extension that drops a WebSocket's connection at once: a callable without arguments."""
-
 _TCP = (socket.AF_INET, socket.AF_INET6)
 _HEADERS_TIMEOUT_S = 10.0
 _SEND_BUFFER_BYTES = 256 * 1024
+_SOCKET = "tapewatch.socket"
+_FRAMED = 64
+"""Texts of which the frames are kept: one goes to many clients within the same turn of the loop."""
 _MAX_FRAGMENTS = 1024
 _MAX_PINGS_PER_S = 20
 
@@ -86,8 +90,21 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         extensions = cast("dict[str, Any]", self.scope["extensions"])
-        extensions[ABORT] = self.transport.abort
+        extensions[_SOCKET] = self
         await super().run_asgi()
+
+    def write_text(self, text: str) -> bool:
+        """Send a message without waiting; False if the connection is over. Who writes waits for `writable` before."""
+        if self.close_sent or self.disconnected or self.transport.is_closing():
+            return False
+        self.transport.write(_framed(text))
+        return True
+
+    def start_keepalive(self) -> None:
+        # The first ping comes at any time of the interval: clients that came back at once are not all asked at once.
+        if self.ping_interval:
+            first_s = random.uniform(0, self.ping_interval)  # noqa: S311  # it needs no secrecy
+            self.ping_timer = self.loop.call_later(first_s, self.send_keepalive_ping)
 
     def handle_cont(self, event: Frame) -> None:
         # The size of a message is limited by the parser, but empty fragments have none.
@@ -111,6 +128,23 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if not self.close_sent and not self.transport.is_closing():
             self.conn.fail(code, reason)
             self.handle_parser_exception()
+
+
+def socket_of(websocket: WebSocket) -> BoundedWebSocket:
+    """What the application's WebSocket goes over."""
+    return cast("BoundedWebSocket", websocket.scope["extensions"][_SOCKET])
+
+
+@lru_cache(maxsize=_FRAMED)
+def _framed(text: str) -> bytes:
+    """A whole message as a server sends it: neither masked nor compressed."""
+    payload = text.encode()
+    size = len(payload)
+    if size < 126:
+        return bytes((0x81, size)) + payload
+    if size < 65_536:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
 
 
 def server_config(app: ASGIApp, *, host: str, port: int, **options: Any) -> uvicorn.Config:
