@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn, cast
 import typer
 
 from tapewatch import __version__
-from tapewatch.commands import accounts, reference, rules
+from tapewatch.commands import accounts, deliveries, reference, rules
 from tapewatch.commands.backtest import backtest
 from tapewatch.commands.terminal import DataDir, JsonFlag, errors, progress, read, run
 from tapewatch.commands.verify import verify
@@ -33,6 +33,7 @@ app.command("verify")(verify)
 app.add_typer(reference.app, name="reference")
 app.add_typer(accounts.users_app, name="user")
 app.add_typer(accounts.tokens_app, name="token")
+app.add_typer(deliveries.app, name="deliveries")
 
 _LONGEST_LINE = 600
 # Typer keeps a copy of click to itself and exports the error of usage only through this child of it.

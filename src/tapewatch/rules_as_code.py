@@ -4,7 +4,6 @@ An installation is a store on this machine or a server's REST; both are asked fo
 same when everything that its author writes is the same; versions and times are the installation's.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import unified_diff
@@ -12,18 +11,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
-import httpx
-
 from tapewatch.documents import Rule, RuleDraft, Watchlist, WatchlistDraft, load_rule_file, rfc3339
 from tapewatch.engine.rules.cost import cost
-from tapewatch.errors import ConfigError, Invalid, NotFound, TapewatchError, Unauthorized, Unavailable, VersionConflict
+from tapewatch.errors import Invalid
 from tapewatch.ports import Clock, Store
+from tapewatch.running_server import UNREADABLE, RunningServer, stranger
 
 SUFFIXES = (".rules", ".json")
-UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
-"""Raised by reading an answer of JSON that is not what was asked for."""
 _PAGE = 500
-_TIMEOUT_S = 10.0
 
 Document = Rule | Watchlist
 D = TypeVar("D", Rule, Watchlist)
@@ -180,25 +175,11 @@ class InStore:
         await self._store.close()
 
 
-def _proof() -> dict[str, str]:
-    """The header that says who asks, of a server that has accounts."""
-    token = os.environ.get("TAPEWATCH_TOKEN", "")
-    if not (token.isascii() and token.isprintable()) or " " in token:
-        raise ConfigError("TAPEWATCH_TOKEN does not look like a token: spaces, line ends or other letters are in it")
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
 class OnServer:
     """A server's REST; `TAPEWATCH_TOKEN` says who asks."""
 
     def __init__(self, url: str) -> None:
-        try:
-            base = httpx.URL(url)
-        except httpx.InvalidURL:
-            base = httpx.URL()
-        if base.scheme not in {"http", "https"} or not base.host:
-            raise ConfigError(f"--url: {url!r} is not an address such as http://127.0.0.1:8000")
-        self._client = httpx.AsyncClient(base_url=base, timeout=_TIMEOUT_S, trust_env=False, headers=_proof())
+        self._server = RunningServer(url)
 
     async def found(self) -> RuleBook:
         rules, watchlists = await self._all("rules", Rule), await self._all("watchlists", Watchlist)
@@ -208,73 +189,36 @@ class OnServer:
         draft = RuleDraft if change.what == "rule" else WatchlistDraft
         body = {name: getattr(change.after, name) for name in _asked(draft)}
         if change.before is None:
-            await self._send("POST", f"{change.what}s", json={**body, "id": change.id})
+            await self._server.send("POST", f"{change.what}s", json={**body, "id": change.id})
         else:
-            await self._send("PUT", f"{change.what}s/{change.id}", json=body, headers=_if_still(change.before))
+            await self._server.send("PUT", f"{change.what}s/{change.id}", json=body, headers=_if_still(change.before))
 
     async def remove(self, change: Change) -> None:
-        await self._send("DELETE", f"{change.what}s/{change.id}", headers=_if_still(change.before))
+        await self._server.send("DELETE", f"{change.what}s/{change.id}", headers=_if_still(change.before))
 
     async def explain(self, rule_id: str, symbol: str | None) -> Any:
         """What the last scan made of a rule for a symbol; without one, its near misses."""
         what = "near-misses" if symbol is None else "explain"
         path = f"rules/{quote(rule_id, safe='', errors='replace')}/{what}"
         params = {} if symbol is None else {"symbol": symbol.encode(errors="replace").decode()}
-        return _json(await self._send("GET", path, params=params))
+        return await self._server.read("GET", path, params=params)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._server.close()
 
     async def _all(self, what: str, model: type[D]) -> list[D]:
         items: list[D] = []
         while True:
-            answer = await self._send("GET", what, params={"limit": _PAGE, "offset": len(items)})
-            page = _json(answer)
+            page = await self._server.read("GET", what, params={"limit": _PAGE, "offset": len(items)})
             try:
                 found = [model(**raw) for raw in page["items"]]
                 total = int(page["total"])
             except UNREADABLE:
-                raise stranger(answer.url) from None
+                raise stranger(self._server.url) from None
             items += found
             if len(items) >= total or not found:
                 return items
 
-    async def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
-        try:
-            answer = await self._client.request(method, f"/api/v1/{path}", **more)
-        except httpx.HTTPError as error:
-            why = str(error) or type(error).__name__
-            raise Unavailable(f"{self._client.base_url} does not answer: {why}") from None
-        if answer.is_success:
-            return answer
-        raise _refusal(answer, path)
-
 
 def _if_still(known: Document | None) -> dict[str, str]:
     return {"If-Match": f'"{known.version}"'} if known else {}
-
-
-def _json(answer: httpx.Response) -> Any:
-    try:
-        return answer.json()
-    except ValueError:
-        raise stranger(answer.url) from None
-
-
-def stranger(url: object) -> TapewatchError:
-    """For an answer that cannot be read."""
-    return Unavailable(f"{url} answers, but not as a tapewatch of this release does")
-
-
-def _refusal(answer: httpx.Response, path: str) -> TapewatchError:
-    try:
-        detail = str(answer.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        detail = f"HTTP {answer.status_code}"
-    if answer.status_code == httpx.codes.UNAUTHORIZED:
-        return Unauthorized(f"{answer.url.host} has accounts: set TAPEWATCH_TOKEN to a token that is good")
-    if answer.status_code == httpx.codes.NOT_FOUND:
-        return NotFound(f"{path}: {detail}")
-    if answer.status_code in {httpx.codes.CONFLICT, httpx.codes.PRECONDITION_FAILED}:
-        return VersionConflict(f"{path}: {detail}")
-    return Invalid(path, detail) if answer.is_client_error else Unavailable(f"{path}: {detail}")

@@ -325,8 +325,9 @@ def running(address: str | Path, tmp_path: Path, mode: str, request: pytest.Fixt
         clock: Clock | None = None,
         wrap: Callable[[Store], Any] = lambda store: store,
         before: Iterable[Rule] = (),
+        webhooks_to: tuple[str, ...] = (),
     ) -> AsyncIterator[Up]:
-        """`before`: rules that the store has when the system starts."""
+        """`before`: rules that the store has when the system starts. `webhooks_to`: networks that may be told."""
         store = SqlStore(address)
         for rule in before:
             await store.save_rule(rule)
@@ -341,7 +342,7 @@ def running(address: str | Path, tmp_path: Path, mode: str, request: pytest.Fixt
         closing: list[Callable[[], Awaitable[None]]] = [store.close]
         if mode == "embedded":
             system = Embedded(
-                UpConfig(data_dir=tmp_path),
+                UpConfig(data_dir=tmp_path, webhook_networks=webhooks_to),
                 store=wrap(store),
                 feed=feed,
                 clock=clock or SystemClock(),
@@ -353,7 +354,13 @@ def running(address: str | Path, tmp_path: Path, mode: str, request: pytest.Fixt
             url = request.getfixturevalue("servers").redis.url
             bus, hot = RedisBus(url), RedisHotState(url)
             config = RunConfig(
-                roles=ROLES, bus=url, store=str(address), partitions=partitions, port=0, data_dir=tmp_path
+                roles=ROLES,
+                bus=url,
+                store=str(address),
+                partitions=partitions,
+                port=0,
+                data_dir=tmp_path,
+                webhook_networks=webhooks_to,
             )
             system = Distributed(config, bus=bus, hot=hot, store=wrap(store), clock=clock or SystemClock(), feed=feed)
             task = asyncio.create_task(system.run(stop=stop, on_ready=on_ready))

@@ -79,11 +79,16 @@ class Receiver:
             writer.close()
 
 
+def server_tls(authority: trustme.CA, name: str) -> ssl.SSLContext:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(server)
+    return server
+
+
 def make_tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A server's for `NAME`, and a client's that trusts it."""
     authority = trustme.CA()
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(NAME).configure_cert(server)
+    server = server_tls(authority, NAME)
     client = ssl.create_default_context()
     authority.configure_trust(client)
     return server, client

@@ -254,6 +254,24 @@ async def test_what_is_another_s_is_as_good_as_not_there(
     assert changed.json()["owner"] == "ann"
 
 
+async def test_admins_list_the_deliveries_of_all_with_their_owners(
+    api: httpx.AsyncClient, store: SqlStore, as_user: Callable[[str], None]
+) -> None:
+    people = ("ann", "bob", "ann", "cy", "root")
+    saved = [make_delivery(n, owner=owner, state="dead") for n, owner in enumerate(people)]
+    await store.save_deliveries(saved, reader="r")
+    for user, seen in (("ann", [2, 0]), ("bob", [1]), ("dan", []), ("root", [4, 3, 2, 1, 0])):
+        as_user(user)
+        items = (await api.get(DELIVERIES)).json()["items"]
+        assert [(item["delivery_id"], item["owner"]) for item in items] == [(f"d{n:05}", people[n]) for n in seen]
+    first = (await api.get(DELIVERIES, params={"limit": 2})).json()
+    second = (await api.get(DELIVERIES, params={"limit": 2, "cursor": first["next_cursor"]})).json()
+    assert [item["owner"] for item in second["items"]] == ["ann", "bob"]
+    as_user("ann")  # a cursor gives no right
+    mine = (await api.get(DELIVERIES, params={"cursor": first["next_cursor"]})).json()["items"]
+    assert {item["owner"] for item in mine} == {"ann"}
+
+
 async def test_channel_in_use_stays(api: httpx.AsyncClient) -> None:
     channel = await make(api)
     subscription = (await subscribe(api, channel["id"])).json()

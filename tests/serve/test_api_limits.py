@@ -261,14 +261,26 @@ def test_what_the_page_reads_in_a_minute_fits() -> None:
 
 # -- creating once ----------------------------------------------------------------------------------------------------
 
+TOPLISTS, CHANNELS, SUBSCRIPTIONS = (f"/api/v1/{name}" for name in ("toplists/user", "channels", "subscriptions"))
+
+
+def _hook(*, secret: str = "a secret of 24 letters and some", path: str = "/in") -> dict[str, Any]:  # noqa: S107  # of nobody
+    """An address in place of a name, so that nobody is asked for one."""
+    url = f"https://198.41.0.4{path}"
+    return {"name": "Once", "settings": {"kind": "webhook", "url": url, "secret": secret}}
+
 
 @pytest.mark.parametrize(
     ("path", "body", "changed"),
     [
         (RULES, {"name": "Once", "when": "price > 1"}, {"name": "Once", "when": "price > 2"}),
         ("/api/v1/watchlists", {"name": "Once", "symbols": ["A"]}, {"name": "Once", "symbols": ["B"]}),
+        (TOPLISTS, {"name": "Once", "metric": "rsi_14_1m"}, {"name": "Once", "metric": "rsi_14_5m"}),
+        (CHANNELS, _hook(), _hook(secret="another secret of 24 letters")),  # noqa: S106  # of nobody
+        (CHANNELS, _hook(), _hook(path="/elsewhere")),
+        (SUBSCRIPTIONS, {"name": "Once", "what": {"all": True}}, {"name": "Once", "what": {"symbols": ["A"]}}),
     ],
-    ids=["rule", "watchlist"],
+    ids=["rule", "watchlist", "toplist", "secret of a channel", "channel", "subscription"],
 )
 async def test_same_key_and_body_give_the_same_answer_and_another_body_is_409(
     api: httpx.AsyncClient, path: str, body: dict[str, Any], changed: dict[str, Any]
@@ -289,6 +301,17 @@ async def test_same_key_and_body_give_the_same_answer_and_another_body_is_409(
     assert (await api.get(path)).json()["total"] == 1
     assert (await api.post(path, json=body)).json()["id"] != first.json()["id"]
     assert (await api.post(path, json=body, headers={"Idempotency-Key": "b7e0c5a4-2"})).status_code == 201
+
+
+async def test_openapi_document_names_the_operations_that_create_once(api: httpx.AsyncClient) -> None:
+    document = (await api.get("/api/v1/openapi.json")).json()
+    taking = {
+        path
+        for path, operations in document["paths"].items()
+        for operation in operations.values()
+        if "Idempotency-Key" in {parameter["name"] for parameter in operation.get("parameters", ())}
+    }
+    assert taking == {RULES, "/api/v1/watchlists", TOPLISTS, CHANNELS, SUBSCRIPTIONS}
 
 
 async def test_key_of_one_operation_is_not_that_of_another(api: httpx.AsyncClient) -> None:

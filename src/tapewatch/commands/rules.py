@@ -184,7 +184,8 @@ def _print_changes(planned: list[Any], *, as_json: bool, silent: Collection[str]
 
 def _explain_now(url: str, rule: str, symbol: str | None, *, as_json: bool) -> None:
     from tapewatch.explanations import explanation_lines
-    from tapewatch.rules_as_code import UNREADABLE, OnServer, stranger
+    from tapewatch.rules_as_code import OnServer
+    from tapewatch.running_server import UNREADABLE, stranger
 
     answers: list[Any] = []
 

@@ -39,6 +39,7 @@ from tapewatch.serve.api.versions import (
     new_id,
 )
 from tapewatch.serve.bodies import described, read_document
+from tapewatch.serve.idempotency import IdempotencyKey, once
 from tapewatch.serve.problems import PROBLEMS, json_response
 from tapewatch.serve.services import Services
 from tapewatch.telemetry import ERRORS_TOTAL
@@ -99,8 +100,11 @@ def router(services: Services) -> APIRouter:
         openapi_extra=described(ChannelDraft),
         dependencies=[NO_QUERY],
     )
-    async def create_channel(request: Request) -> Response:
+    async def create_channel(request: Request, key: IdempotencyKey = None) -> Response:
         draft = await read_document(request, ChannelDraft)
+        return await once(services, request, key, draft, lambda: create(request, draft))
+
+    async def create(request: Request, draft: ChannelDraft) -> Response:
         settings = channel_settings(draft, None)
         await _check_address(settings, services.addresses)
         now, owner = rfc3339(clock.now_ns()), who(request).user_id

@@ -17,6 +17,7 @@ from tapewatch.ports import DeliveryQuery
 from tapewatch.serve.access import who
 from tapewatch.serve.api import API
 from tapewatch.serve.api.channels import announce
+from tapewatch.serve.api.ownership import viewer_of
 from tapewatch.serve.api.query import IDENTIFIER, NO_QUERY, AnyId, Limit, Query
 from tapewatch.serve.problems import PROBLEMS, json_response
 from tapewatch.serve.services import Services
@@ -36,6 +37,7 @@ class DeliveriesQuery(Query):
 
 class DeliveryBody(BaseModel):
     delivery_id: str
+    owner: str
     channel_id: str
     kind: DeliveryKind
     state: DeliveryState
@@ -72,9 +74,10 @@ def router(services: Services) -> APIRouter:
 
     @routes.get("", response_model=DeliveryPage)
     async def list_deliveries(request: Request, query: Annotated[DeliveriesQuery, FromQuery()]) -> Response:
+        """One's own; an admin's list has everybody's."""
         deliveries = await store.deliveries(
             DeliveryQuery(
-                owner=who(request).user_id,
+                owner=viewer_of(who(request)),
                 channel_id=query.channel_id,
                 state=query.state,
                 before=None if query.cursor is None else read_cursor(query.cursor),
@@ -108,6 +111,7 @@ def _body(delivery: Delivery) -> dict[str, Any]:
     waits = delivery.state in {"pending", "held"}
     return {
         "delivery_id": delivery.delivery_id,
+        "owner": delivery.owner,
         "channel_id": delivery.channel_id,
         "kind": delivery.kind,
         "state": delivery.state,

@@ -28,6 +28,7 @@ from tapewatch.serve.api.versions import (
     new_id,
 )
 from tapewatch.serve.bodies import described, read_document
+from tapewatch.serve.idempotency import IdempotencyKey, once
 from tapewatch.serve.problems import PROBLEMS, json_response
 from tapewatch.serve.services import Services
 
@@ -78,8 +79,11 @@ def router(services: Services) -> APIRouter:
         openapi_extra=described(SubscriptionDraft),
         dependencies=[NO_QUERY],
     )
-    async def create_subscription(request: Request) -> Response:
+    async def create_subscription(request: Request, key: IdempotencyKey = None) -> Response:
         draft = await read_document(request, SubscriptionDraft)
+        return await once(services, request, key, draft, lambda: create(request, draft))
+
+    async def create(request: Request, draft: SubscriptionDraft) -> Response:
         now, owner = rfc3339(clock.now_ns()), who(request).user_id
         await check_channels(draft, owner)
 

@@ -33,6 +33,7 @@ from tapewatch.serve.api.versions import (
     new_id,
 )
 from tapewatch.serve.bodies import described, read_document
+from tapewatch.serve.idempotency import IdempotencyKey, once
 from tapewatch.serve.problems import PROBLEMS, json_response
 from tapewatch.serve.services import Services
 from tapewatch.telemetry import ERRORS_TOTAL
@@ -280,8 +281,11 @@ def router(services: Services) -> APIRouter:
         dependencies=[NO_QUERY],
         description="409 when one has 50 lists, or there are 500 in all.",
     )
-    async def create_user_toplist(request: Request) -> Response:
+    async def create_user_toplist(request: Request, key: IdempotencyKey = None) -> Response:
         draft = await read_document(request, ToplistDraft)
+        return await once(services, request, key, draft, lambda: create(request, draft))
+
+    async def create(request: Request, draft: ToplistDraft) -> Response:
         principal = who(request)
         await check_watchlists(principal, draft)
         now = rfc3339(clock.now_ns())
