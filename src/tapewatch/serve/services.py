@@ -12,6 +12,7 @@ from tapewatch.serve.access import Accounts
 from tapewatch.serve.board_view import BoardView
 from tapewatch.serve.explanations import Explanations
 from tapewatch.serve.gateway import Gateway
+from tapewatch.serve.openid_sign_in import OpenIdProvider
 from tapewatch.serve.rate_limits import RateLimits
 
 
@@ -63,5 +64,7 @@ class Services:
     """How often one user and one address may ask; None: as often as they like."""
     addresses: Addresses = field(default_factory=Addresses)
     """Which hosts channels may be sent to."""
+    openid: OpenIdProvider | None = None
+    """Through whom people may sign in, besides their passwords."""
     ui: Path = Path(__file__).parent / "ui"
     """The built page."""
