@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn, cast
 import typer
 
 from tapewatch import __version__
+from tapewatch.accounts.openid_settings import openid_settings
 from tapewatch.commands import accounts, deliveries, reference, rules
 from tapewatch.commands.backtest import backtest
 from tapewatch.commands.terminal import DataDir, JsonFlag, errors, progress, read, run
@@ -108,6 +109,38 @@ SecretFile = Annotated[
     Path | None,
     typer.Option(envvar="TAPEWATCH_SECRET_FILE", help="What signs access tokens, beside TAPEWATCH_SECRET."),
 ]
+PublicUrl = Annotated[
+    str | None,
+    typer.Option(envvar="TAPEWATCH_PUBLIC_URL", help="The page's own address for --oidc-issuer: https://HOST."),
+]
+OidcIssuer = Annotated[
+    str | None, typer.Option(envvar="TAPEWATCH_OIDC_ISSUER", help="The OpenID provider that people may sign in with.")
+]
+OidcClientId = Annotated[
+    str | None, typer.Option(envvar="TAPEWATCH_OIDC_CLIENT_ID", help="What the provider calls this installation.")
+]
+OidcSecretFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="TAPEWATCH_OIDC_SECRET_FILE", help="The client's secret, beside TAPEWATCH_OIDC_SECRET; else none."
+    ),
+]
+OidcName = Annotated[
+    str | None, typer.Option(envvar="TAPEWATCH_OIDC_NAME", help="The provider on the button; else its host.")
+]
+OidcScope = Annotated[
+    list[str] | None, typer.Option(help="Asked for besides openid, instead of profile and email; may be repeated.")
+]
+OidcDefaultRole = Annotated[
+    str,
+    typer.Option(envvar="TAPEWATCH_OIDC_DEFAULT_ROLE", help="Of whom no role is known; none keeps strangers out."),
+]
+OidcRoleClaim = Annotated[
+    str | None, typer.Option(envvar="TAPEWATCH_OIDC_ROLE_CLAIM", help="The claim that gives roles, such as groups.")
+]
+OidcRole = Annotated[
+    list[str] | None, typer.Option(help="A value of that claim and its role, such as desk=trader; may be repeated.")
+]
 KeptTrades = Annotated[int, typer.Option(help="Trades that can still be cancelled or corrected.")]
 Symbols = Annotated[int, typer.Option(help="Symbols of the synthetic market.")]
 TicksPerSecond = Annotated[float, typer.Option(help="Trades a second of the synthetic market.")]
@@ -179,6 +212,15 @@ def up(
     rate_limit: RateLimit = None,
     max_clients: MaxClients = 2_000,
     max_clients_of_user: MaxClientsOfUser = 10,
+    public_url: PublicUrl = None,
+    oidc_issuer: OidcIssuer = None,
+    oidc_client_id: OidcClientId = None,
+    oidc_secret_file: OidcSecretFile = None,
+    oidc_name: OidcName = None,
+    oidc_scope: OidcScope = None,
+    oidc_default_role: OidcDefaultRole = "viewer",
+    oidc_role_claim: OidcRoleClaim = None,
+    oidc_role: OidcRole = None,
 ) -> None:
     """Everything in one process: scanner, REST, WebSocket and page on one port."""
     config = UpConfig(
@@ -212,6 +254,17 @@ def up(
         rate_limit=rate_limit,
         max_clients=max_clients,
         max_clients_of_user=max_clients_of_user,
+        openid=openid_settings(
+            issuer=oidc_issuer,
+            client_id=oidc_client_id,
+            public_url=public_url,
+            secret_file=oidc_secret_file,
+            name=oidc_name,
+            scopes=oidc_scope or (),
+            default_role=oidc_default_role,
+            role_claim=oidc_role_claim,
+            roles=oidc_role or (),
+        ),
     )
     from tapewatch.app.embedded import run_up
     from tapewatch.telemetry import configure_logging
@@ -311,6 +364,15 @@ def run_role(
     rate_limit: RateLimit = None,
     max_clients: MaxClients = 2_000,
     max_clients_of_user: MaxClientsOfUser = 10,
+    public_url: PublicUrl = None,
+    oidc_issuer: OidcIssuer = None,
+    oidc_client_id: OidcClientId = None,
+    oidc_secret_file: OidcSecretFile = None,
+    oidc_name: OidcName = None,
+    oidc_scope: OidcScope = None,
+    oidc_default_role: OidcDefaultRole = "viewer",
+    oidc_role_claim: OidcRoleClaim = None,
+    oidc_role: OidcRole = None,
     config_file: Annotated[
         Path | None,
         typer.Option("--config", envvar="TAPEWATCH_CONFIG", callback=_settings, is_eager=True, help="Options as TOML."),
@@ -357,6 +419,17 @@ def run_role(
         rate_limit=rate_limit,
         max_clients=max_clients,
         max_clients_of_user=max_clients_of_user,
+        openid=openid_settings(
+            issuer=oidc_issuer,
+            client_id=oidc_client_id,
+            public_url=public_url,
+            secret_file=oidc_secret_file,
+            name=oidc_name,
+            scopes=oidc_scope or (),
+            default_role=oidc_default_role,
+            role_claim=oidc_role_claim,
+            roles=oidc_role or (),
+        ),
     )
     from tapewatch.app.distributed import run_roles
     from tapewatch.telemetry import configure_logging

@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from tapewatch.accounts.openid_settings import OpenIdSettings
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.errors import ConfigError
 
@@ -66,6 +68,7 @@ class UpConfig:
     port: int = 8000
     secret_file: Path | None = None
     """What signs access tokens; None: TAPEWATCH_SECRET, and with `up` a file in the data folder."""
+    openid: OpenIdSettings | None = None
     data_dir: Path = field(default_factory=default_data_dir)
     rules: Path | None = None
     feed_url: str | None = None
@@ -165,6 +168,14 @@ class UpConfig:
     def is_loopback(self) -> bool:
         """Only this machine reaches it; elsewhere accounts come first."""
         return self.host in LOOPBACK
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The names that the server goes by; none: any."""
+        if not self.is_loopback:
+            return frozenset()
+        public = None if self.openid is None else urlsplit(self.openid.public_url).hostname
+        return LOOPBACK | ({public} if public else set())
 
     @property
     def server_options(self) -> dict[str, str]:

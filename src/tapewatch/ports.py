@@ -10,7 +10,7 @@ from datetime import date
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from tapewatch.accounts.roles import Role
-from tapewatch.accounts.users import ApiToken, Profile, SignIn, User
+from tapewatch.accounts.users import ApiToken, Identity, Profile, SignIn, User
 from tapewatch.delivery_documents import Channel, Delivery, DeliveryState, Subscription, Told
 from tapewatch.documents import Alert, Rule, Security, Split, Watchlist
 from tapewatch.engine.board import BoardRows
@@ -356,8 +356,16 @@ class AccountStore(Protocol):
         """Capitals do not matter; `NotFound` if there is none."""
         ...
 
-    async def add_user(self, user: User, *, actor: str = "local") -> User:
-        """`VersionConflict` if somebody has the name or the id."""
+    async def user_of(self, identity: Identity) -> User:
+        """`NotFound` if nobody has it."""
+        ...
+
+    async def add_user(self, user: User, *, identity: Identity | None = None, actor: str = "local") -> User:
+        """`VersionConflict` if somebody has the name, the id or the identity."""
+        ...
+
+    async def link_identity(self, user_id: str, identity: Identity, *, actor: str = "local") -> None:
+        """The user has it too from now on; nothing if they had. `NotFound`; `VersionConflict` if it is another's."""
         ...
 
     async def change_user(
@@ -369,7 +377,7 @@ class AccountStore(Protocol):
         ...
 
     async def delete_user(self, user_id: str, *, actor: str = "local") -> None:
-        """With sign-ins and tokens; what they own stays. Refused as in `change_user`."""
+        """With sign-ins, tokens and identities; what they own stays. Refused as in `change_user`."""
         ...
 
     async def set_password(

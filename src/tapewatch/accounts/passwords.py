@@ -43,9 +43,9 @@ class Passwords:
         return await self._in_turn(unicodedata.normalize("NFC", password), None)
 
     async def is_password(self, password: str, stored: str | None) -> bool:
-        """None: there is nobody of that name, which takes as long to find out."""
+        """None: there is nobody of that name; "": they have none. Both take as long to find out."""
         normal = unicodedata.normalize("NFC", password)
-        return await self._in_turn(normal, stored or self._nobodys) != "" and stored is not None
+        return await self._in_turn(normal, stored or self._nobodys) != "" and bool(stored)
 
     def is_outdated(self, stored: str) -> bool:
         """Made with other parameters than today's: to be made again when the password is next known."""

@@ -1,6 +1,7 @@
-"""Where the secret that signs access tokens comes from: the environment, a file, or a file that we make.
+"""Where the secret that signs access tokens comes from: the environment, a file, or a file that we make; and the one
+that an OpenID provider gave us.
 
-It is never on a command line, and never shown.
+Neither is never on a command line, and never shown.
 """
 
 import os
@@ -13,8 +14,10 @@ from tapewatch.accounts.tokens import Keys
 from tapewatch.errors import ConfigError
 
 VARIABLE = "TAPEWATCH_SECRET"
+CLIENT_VARIABLE = "TAPEWATCH_OIDC_SECRET"
 NAME = "secret"
 """In the data folder."""
+_LONGEST_SECRET = 512
 
 
 def load_keys(path: Path | None) -> Keys | None:
@@ -25,6 +28,20 @@ def load_keys(path: Path | None) -> Keys | None:
     if given:
         return Keys.parse(given, where=VARIABLE)
     return None if path is None else _read(path, "--secret-file")
+
+
+def load_client_secret(path: Path | None) -> str | None:
+    """From the environment, else from the file; None if neither is given."""
+    given = os.environ.get(CLIENT_VARIABLE)
+    where = CLIENT_VARIABLE if given else f"--oidc-secret-file: {path}"
+    if not given:
+        if path is None:
+            return None
+        given = _text(path, "--oidc-secret-file")
+    secret = given.strip()
+    if not 0 < len(secret) <= _LONGEST_SECRET or not secret.isascii() or not secret.isprintable():
+        raise ConfigError(f"{where} does not look like a client secret: one line of letters, digits and signs")
+    return secret
 
 
 def kept_keys(data_dir: Path) -> Keys:
@@ -54,12 +71,15 @@ def _make(path: Path) -> None:
 
 
 def _read(path: Path, option: str) -> Keys:
+    return Keys.parse(_text(path, option), where=f"{option}: {path}")
+
+
+def _text(path: Path, option: str) -> str:
     try:
         if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ConfigError(f"{option}: others may read {path}; chmod 600 it")
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{option}: cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{option}: {path} is not text") from None
-    return Keys.parse(text, where=f"{option}: {path}")

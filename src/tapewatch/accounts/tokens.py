@@ -116,6 +116,10 @@ class Keys:
         }
         return jwt.encode(claims, self._newest.secret, algorithm=_ALGORITHM)
 
+    def derived(self, purpose: str) -> bytes:
+        """A key for something else than tokens, of the newest secret alone."""
+        return hmac.digest(self._newest.secret, f"tapewatch {purpose}".encode(), "sha256")
+
     def read(self, token: str, *, audience: str, now_ns: int) -> Claims:
         """`Unauthorized` unless it is one of ours, for this installation, and in time."""
         if len(token) > LONGEST_TOKEN or not token.isascii():

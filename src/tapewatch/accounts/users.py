@@ -4,7 +4,7 @@ import re
 import secrets
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, Field
@@ -58,6 +58,7 @@ class User:
     """Two that differ only in capitals are the same."""
     role: Role
     password_hash: str = field(repr=False)
+    """"": nobody signs in with a password."""
     created_at_ns: int
     disabled: bool = False
     epoch: int = 1
@@ -65,9 +66,16 @@ class User:
     profile: Profile = field(default_factory=Profile, repr=False)
 
 
+class Identity(NamedTuple):
+    """Somebody whom an OpenID provider knows. Names and addresses change hands there; this pair does not."""
+
+    issuer: str
+    subject: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignIn:
-    """A user's session on one device, from the password to the end of its refresh token."""
+    """A user's session on one device, from signing in to the end of its refresh token."""
 
     session_id: str
     user_id: str

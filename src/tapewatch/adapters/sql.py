@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tapewatch.accounts.roles import Role
-from tapewatch.accounts.users import ApiToken, Profile, SignIn, User
+from tapewatch.accounts.users import ApiToken, Identity, Profile, SignIn, User
 from tapewatch.adapters import (
     sql_accounts,
     sql_alerts,
@@ -411,9 +411,19 @@ class SqlStore:
             return await sql_accounts.read_user_named(connection, name)
 
     @_whole
-    async def add_user(self, user: User, *, actor: str = "local") -> User:
+    async def user_of(self, identity: Identity) -> User:
+        async with self._database.read() as connection:
+            return await sql_accounts.read_user_of(connection, identity)
+
+    @_whole
+    async def add_user(self, user: User, *, identity: Identity | None = None, actor: str = "local") -> User:
         async with self._database.write() as connection:
-            return await sql_accounts.add_user(connection, user, self._change(actor))
+            return await sql_accounts.add_user(connection, user, identity, self._change(actor))
+
+    @_whole
+    async def link_identity(self, user_id: str, identity: Identity, *, actor: str = "local") -> None:
+        async with self._database.write() as connection:
+            await sql_accounts.link_identity(connection, user_id, identity, self._change(actor))
 
     @_whole
     async def change_user(

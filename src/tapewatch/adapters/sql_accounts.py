@@ -1,4 +1,4 @@
-"""Users, sign-ins and tokens in SQL; on a connection of the caller's.
+"""Users, their identities, sign-ins and tokens in SQL; on a connection of the caller's.
 
 Owns the statements and how rows become users. Each change begins with the lock of the accounts' number, so that changes
 come one after the other in every process: of two admins who disable each other, one is told that they are the last.
@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tapewatch.accounts.roles import Role
-from tapewatch.accounts.users import MOST_SESSIONS, MOST_TOKENS, ApiToken, Profile, SignIn, User
+from tapewatch.accounts.users import MOST_SESSIONS, MOST_TOKENS, ApiToken, Identity, Profile, SignIn, User
 from tapewatch.adapters.sql_rules import Change
 from tapewatch.adapters.sql_statements import int64
-from tapewatch.adapters.sql_tables import accounts_number, api_tokens, audit_log, sessions, users
+from tapewatch.adapters.sql_tables import accounts_number, api_tokens, audit_log, identities, sessions, users
 from tapewatch.errors import NotFound, VersionConflict
 from tapewatch.ports import AccountsView, AuditAction, AuditKind
 from tapewatch.strict import parse_document
@@ -60,11 +60,23 @@ async def read_user_named(connection: AsyncConnection, name: str) -> User:
     return _user(found)
 
 
+async def read_user_of(connection: AsyncConnection, identity: Identity) -> User:
+    theirs = sa.select(users).join(identities, identities.c.user_id == users.c.user_id).where(_is(identity))
+    found = (await connection.execute(theirs)).mappings().one_or_none()
+    if found is None:
+        raise NotFound("nobody has this identity")
+    return _user(found)
+
+
 async def read_tokens(connection: AsyncConnection, user_id: str | None) -> list[ApiToken]:
     newest = sa.select(api_tokens).order_by(api_tokens.c.created_at_ns.desc(), api_tokens.c.token_id)
     if user_id is not None:
         newest = newest.where(api_tokens.c.user_id == user_id)
     return [_token(row) for row in (await connection.execute(newest)).mappings()]
+
+
+def _is(identity: Identity) -> sa.ColumnElement[bool]:
+    return (identities.c.issuer == identity.issuer) & (identities.c.subject == identity.subject)
 
 
 def _key(name: str) -> str:
@@ -85,7 +97,7 @@ def _token(row: Mapping[Any, Any]) -> ApiToken:
 # -- users ------------------------------------------------------------------------------------------------------------
 
 
-async def add_user(connection: AsyncConnection, user: User, change: Change) -> User:
+async def add_user(connection: AsyncConnection, user: User, identity: Identity | None, change: Change) -> User:
     await _lock(connection)
     taken = await connection.execute(
         sa.select(users.c.user_id).where((users.c.name_key == _key(user.name)) | (users.c.user_id == user.user_id))
@@ -104,9 +116,32 @@ async def add_user(connection: AsyncConnection, user: User, change: Change) -> U
         "profile": user.profile.model_dump(mode="json"),
     }
     await connection.execute(sa.insert(users), row)
-    await _write_audit(connection, "user", user.user_id, "create", change, user.epoch, after=_shown(user))
+    after = _shown(user)
+    if identity is not None:
+        await _give(connection, user.user_id, identity)
+        after["identity"] = identity._asdict()
+    await _write_audit(connection, "user", user.user_id, "create", change, user.epoch, after=after)
     await _raise_number(connection)
     return user
+
+
+async def link_identity(connection: AsyncConnection, user_id: str, identity: Identity, change: Change) -> None:
+    await _lock(connection)
+    user = await read_user(connection, user_id)
+    if await _give(connection, user_id, identity):
+        after = {"identity": identity._asdict()}
+        await _write_audit(connection, "user", user_id, "change", change, user.epoch, after=after)
+
+
+async def _give(connection: AsyncConnection, user_id: str, identity: Identity) -> bool:
+    """Whether they did not have it."""
+    found = await connection.execute(sa.select(identities.c.user_id).where(_is(identity)))
+    owner = found.scalar_one_or_none()
+    if owner is None:
+        await connection.execute(sa.insert(identities), {**identity._asdict(), "user_id": user_id})
+    elif owner != user_id:
+        raise VersionConflict("somebody else has this identity")
+    return owner is None
 
 
 async def change_user(
@@ -138,7 +173,7 @@ async def change_user(
 async def delete_user(connection: AsyncConnection, user_id: str, change: Change) -> None:
     await _lock(connection)
     before = await read_user(connection, user_id)
-    for table in (sessions, api_tokens, users):
+    for table in (sessions, api_tokens, identities, users):
         await connection.execute(sa.delete(table).where(table.c.user_id == user_id))
     if before.role == "admin" and not before.disabled:
         await _keep_an_admin(connection)

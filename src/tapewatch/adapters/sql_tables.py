@@ -312,6 +312,17 @@ api_tokens = Table(
     Index(None, "user_id", "created_at_ns"),
 )
 
+# By which name an OpenID provider knows a user.
+identities = Table(
+    "identities",
+    metadata,
+    Column("issuer", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("user_id", Text, ForeignKey(users.c.user_id), nullable=False),
+    PrimaryKeyConstraint("issuer", "subject"),
+    Index(None, "user_id"),
+)
+
 # One row. Every change of who is let in raises it in the same transaction.
 accounts_number = Table(
     "accounts_number",

@@ -26,6 +26,7 @@ from tapewatch.app.opening import (
     feed_of,
     fill,
     open_store_at,
+    openid_of,
     reference_of,
     senders_of,
 )
@@ -42,7 +43,7 @@ from tapewatch.app.program import (
 from tapewatch.app.readers import Reader, Readers
 from tapewatch.app.status import ProcessStatus
 from tapewatch.clock import SystemClock
-from tapewatch.config import LIVE_FEEDS, LOOPBACK, PARTITIONED, SINGLE, RunConfig
+from tapewatch.config import LIVE_FEEDS, PARTITIONED, SINGLE, RunConfig
 from tapewatch.dry_runs import DryRuns
 from tapewatch.engine.scanner import Scanner
 from tapewatch.engine.toplists import SYSTEM_TOPLISTS
@@ -379,7 +380,7 @@ class Distributed:
 
     def _servers(self) -> list[tuple[Server, socket.socket]]:
         config, apps = self._config, []
-        hosts = LOOPBACK if config.is_loopback else frozenset()
+        hosts = config.hosts
         if "api" in self.ownerships and self.gateway is not None:
             services = Services(
                 store=self._store,
@@ -400,6 +401,7 @@ class Distributed:
                     scan_interval_ns=config.scan_interval_ns,
                 ),
                 addresses=addresses_of(config),
+                openid=openid_of(config, self._clock),
                 hosts=hosts,
                 exports_metrics=config.probe_port is None,
                 foreign_origins=frozenset(config.allow_origins),

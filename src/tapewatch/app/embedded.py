@@ -23,6 +23,7 @@ from tapewatch.app.opening import (
     feed_of,
     fill,
     open_store,
+    openid_of,
     reference_of,
     senders_of,
 )
@@ -30,7 +31,7 @@ from tapewatch.app.program import Server, allow_open_files, listen, quieten, sto
 from tapewatch.app.readers import Reader, Readers
 from tapewatch.app.status import EmbeddedStatus
 from tapewatch.clock import SystemClock
-from tapewatch.config import LIVE_FEEDS, LOOPBACK, UpConfig
+from tapewatch.config import LIVE_FEEDS, UpConfig
 from tapewatch.dry_runs import DryRuns
 from tapewatch.engine.scanner import Scanner
 from tapewatch.engine.toplists import SYSTEM_TOPLISTS
@@ -185,7 +186,8 @@ class Embedded:
                     scan_interval_ns=config.scan_interval_ns,
                 ),
                 addresses=addresses_of(config),
-                hosts=LOOPBACK if config.is_loopback else frozenset(),
+                openid=openid_of(config, clock),
+                hosts=config.hosts,
                 foreign_origins=frozenset(config.allow_origins),
                 limits=None
                 if config.rate_limit is False

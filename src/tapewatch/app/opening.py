@@ -5,6 +5,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tapewatch.accounts.secret import load_client_secret
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.app.program import quieten
 from tapewatch.channels.addresses import Addresses
@@ -19,6 +20,7 @@ from tapewatch.feeds.synthetic import SyntheticFeed, TradingDay
 from tapewatch.nyse import trading_days
 from tapewatch.ports import Clock, Feed, Store
 from tapewatch.serve.board_view import BoardView
+from tapewatch.serve.openid_sign_in import OpenIdProvider
 
 _MANY_TICKS_PER_S = 100_000
 """More than that come in larger batches: then what a batch costs counts, and a tenth of a second holds enough."""
@@ -56,6 +58,13 @@ def addresses_of(config: UpConfig) -> Addresses:
 def senders_of(config: UpConfig, clock: Clock) -> Senders:
     addresses = addresses_of(config)
     return Senders(webhook=WebhookSender(addresses, clock), others=AppriseSender(addresses, clock))
+
+
+def openid_of(config: UpConfig, clock: Clock) -> OpenIdProvider | None:
+    """The provider that people sign in through. It is not asked for anything before somebody does."""
+    if config.openid is None:
+        return None
+    return OpenIdProvider(config.openid, clock, secret=load_client_secret(config.openid.secret_file))
 
 
 def feed_of(config: UpConfig, clock: Clock, *, begun_ns: int | None = None) -> Feed:
@@ -108,8 +117,8 @@ def _live_feed(config: UpConfig, clock: Clock) -> Feed:
 
 
 async def check_host(config: UpConfig, store: Store, clock: Clock, *, where: str) -> bool:
-    """Whether there are accounts. `ConfigError` if there are none and others than this machine could connect; `where`
-    is the store as the command line names it.
+    """Whether there are accounts. `ConfigError` if there are none and others than this machine could connect, or people
+    sign in through a provider; `where` is the store as the command line names it.
     """
     found = bool((await store.accounts(clock.now_ns())).users)
     if not (found or config.is_loopback):
@@ -117,6 +126,8 @@ async def check_host(config: UpConfig, store: Store, clock: Clock, *, where: str
             f"--host: {config.host} can be reached from other machines, so accounts come first: "
             f"tapewatch user add NAME --role admin {where}"
         )
+    if config.openid is not None and not found:
+        raise ConfigError(f"--oidc-issuer: an admin comes first: tapewatch user add NAME --role admin {where}")
     return found
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
+from tapewatch.accounts.openid_settings import LONGEST_SUBJECT
 from tapewatch.commands.terminal import DataDir, JsonFlag, read, run
 from tapewatch.config import default_data_dir
 from tapewatch.errors import ConfigError
@@ -41,6 +42,9 @@ def add_user(
     name: UserName,
     role: RoleName = "trader",
     password_file: PasswordFile = None,
+    no_password: Annotated[
+        bool, typer.Option("--no-password", help="They will sign in with an OpenID provider alone; see user link.")
+    ] = False,
     data_dir: DataDir = None,
     store: StoreUrl = None,
     as_json: JsonFlag = False,
@@ -52,14 +56,16 @@ def add_user(
 
     check_name(name, where="NAME")
     wanted = _role(role)
-    password = check_password(_password(password_file))
+    if no_password and password_file is not None:
+        raise ConfigError("--no-password and --password-file exclude each other")
+    password = None if no_password else check_password(_password(password_file))
 
     async def add(opened: "Store") -> User:
         user = User(
             user_id=new_user_id(),
             name=name,
             role=wanted,
-            password_hash=await Passwords().hashed(password),
+            password_hash="" if password is None else await Passwords().hashed(password),
             created_at_ns=SystemClock().now_ns(),
         )
         return await opened.add_user(user, actor=_ACTOR)
@@ -125,6 +131,37 @@ def set_password(
 
     user = _with_store(data_dir, store, change)
     _say(user_row(user), f"{user.name} has another password", as_json=as_json)
+
+
+@users_app.command("link")
+def link_user(
+    name: UserName,
+    issuer: Annotated[str, typer.Option(help="The provider, as in --oidc-issuer.")],
+    subject: Annotated[str, typer.Option(help="Their `sub` there; the log of a refused sign-in has it.")],
+    data_dir: DataDir = None,
+    store: StoreUrl = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Let whom an OpenID provider knows sign in as this user."""
+    from tapewatch.accounts.openid_settings import is_web_address
+    from tapewatch.accounts.users import Identity
+
+    if not is_web_address(issuer, plain=True):
+        raise ConfigError(f"--issuer: {issuer!r} is not an address such as https://id.example.com")
+    if not (1 <= len(subject) <= LONGEST_SUBJECT and subject.isprintable()):
+        raise ConfigError(f"--subject: must be 1 to {LONGEST_SUBJECT} characters that can be shown")
+
+    async def link(opened: "Store") -> "User":
+        user = await opened.user_named(name)
+        await opened.link_identity(user.user_id, Identity(issuer, subject), actor=_ACTOR)
+        return user
+
+    user = _with_store(data_dir, store, link)
+    _say(
+        user_row(user) | {"issuer": issuer, "subject": subject},
+        f"{subject} of {issuer} is {user.name}",
+        as_json=as_json,
+    )
 
 
 @tokens_app.command("create")

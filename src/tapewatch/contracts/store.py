@@ -17,6 +17,7 @@ from tapewatch.contracts.samples import (
 from tapewatch.contracts.store_accounts import StoreSignIns, StoreUsers
 from tapewatch.contracts.store_deliveries import StoreDeliveries, StoreOutbox
 from tapewatch.contracts.store_history import StoreAlerts, StoreBars
+from tapewatch.contracts.store_identities import StoreIdentities
 from tapewatch.contracts.store_ownership import StoreOwnership
 from tapewatch.contracts.store_readers import StoreOwners, StorePositions, StoreSettled, StoreStates
 from tapewatch.contracts.store_reference import StoreReference
@@ -44,6 +45,7 @@ class StoreContract(
     StoreReference,
     StoreUsers,
     StoreSignIns,
+    StoreIdentities,
     StoreAsked,
     StoreMarks,
     StoreOnce,

@@ -12,6 +12,7 @@ from tapewatch.serve.access import Accounts
 from tapewatch.serve.board_view import BoardView
 from tapewatch.serve.explanations import Explanations
 from tapewatch.serve.gateway import Gateway
+from tapewatch.serve.openid_sign_in import OpenIdProvider
 from tapewatch.serve.rate_limits import RateLimits
 
 
@@ -65,5 +66,7 @@ class Services:
     """Which hosts channels may be sent to."""
     exports_metrics: bool = True
     """Whether ``/metrics`` is here. Not where it has a port of its own, which need not be as open as this one."""
+    openid: OpenIdProvider | None = None
+    """Through whom people may sign in, besides their passwords."""
     ui: Path = Path(__file__).parent / "ui"
     """The built page."""

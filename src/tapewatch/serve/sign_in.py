@@ -1,4 +1,5 @@
-"""Signing in: a name and a password become an access token and a refresh token, which is good once.
+"""Signing in: a name and a password become an access token and a refresh token, which is good once. What a provider
+says of somebody, which `openid_sign_in` checks, becomes the same.
 
 Whether a name exists shows in nothing: not in the text, not in the time, not in how often it may be tried.
 """
@@ -49,8 +50,11 @@ class SignIns:
 
     async def sign_in(self, name: str, password: str, *, address: str) -> Admission:
         """`Unauthorized`, or 429 with Retry-After."""
-        await self._ready()
-        user = await self._proven(name, password, address)
+        await self.ready()
+        return await self.admit(await self._proven(name, password, address))
+
+    async def admit(self, user: User) -> Admission:
+        """Begin a session of somebody who has proved who they are. `Unauthorized` if they were disabled meanwhile."""
         now_ns = self._clock.now_ns()
         session_id = new_session_id()
         refresh_hash, refresh_token = new_refresh_token(session_id)
@@ -71,7 +75,7 @@ class SignIns:
 
     async def renew(self, refresh_token: str) -> Admission:
         """`Unauthorized` unless it is the newest one of its session."""
-        await self._ready()
+        await self.ready()
         session_id, secret = await self._known(refresh_token)
         next_hash, next_token = new_refresh_token(session_id)
         try:
@@ -105,14 +109,15 @@ class SignIns:
         """Somebody who is signed in says the password again: as in `sign_in`."""
         await self._proven(user.name, password, address)
 
-    async def _ready(self) -> None:
+    async def ready(self) -> None:
+        """`Unavailable` where nobody can sign in."""
         if self._accounts.keys is None:
             raise Unavailable("this server has no secret to sign with: set TAPEWATCH_SECRET or --secret-file")
         await self._accounts.ready()
 
     async def _proven(self, name: str, password: str, address: str) -> User:
         now_ns = self._clock.now_ns()
-        account, place = name.lower(), _place(address)
+        account, place = name.lower(), place_of(address)
         wait_s = max(self._of_account.wait_s(account, now_ns), self._of_address.wait_s(place, now_ns))
         if wait_s:
             headers = {"Retry-After": str(wait_s)}
@@ -157,7 +162,7 @@ class SignIns:
         return Admission(access_token, refresh_token)
 
 
-def _place(address: str) -> str:
+def place_of(address: str) -> str:
     """Of IPv6 the network: a single machine has as many addresses as it likes."""
     try:
         parsed = ipaddress.ip_address(address)

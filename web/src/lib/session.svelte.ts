@@ -10,6 +10,14 @@ const AGAIN_MS = 5_000;
 const PATIENCE_MS = 10_000;
 
 export interface User { name: string; role: string }
+const OUTCOMES = new Map([
+  ['again', 'That took too long, or was begun in another window. Try again.'],
+  ['denied', 'The provider did not let you in.'],
+  ['refused', 'What the provider sent cannot be trusted. Try again, or tell who runs this server.'],
+  ['stranger', 'You have no account here. Ask who runs this server.'],
+  ['unavailable', 'The provider cannot be reached now. A password still works.'],
+  ['wait', 'Too many tries. Wait a few minutes.'],
+]);
 type Renewal = 'renewed' | 'refused' | 'unreachable';
 
 /** When to renew a token that ends in so many seconds: well before, but never at once. */
@@ -48,6 +56,7 @@ export class Session {
   busy = $state(false);
   problem = $state('');
   waitS = $state(0); // seconds until the next try to log in
+  provider = $state(''); // through which one can log in, too; '' where there is none
   token: string | undefined;
 
   /** Where there is something to show: the server asks nobody, or somebody is or was signed in. */
@@ -70,7 +79,13 @@ export class Session {
 
   /** At page load. A browser in which nobody was signed in goes on at once; the server says if it must not. */
   async begin(): Promise<void> {
-    if (this.name && (await this.#renew()) === 'refused') remember(''); // maybe nobody has to be, any more
+    const outcome = back();
+    if ((this.name || outcome === 'done') && (await this.#renew()) === 'refused') remember(''); // maybe nobody has to be, any more
+    const problem = OUTCOMES.get(outcome);
+    if (problem !== undefined && this.user === null) {
+      this.problem = problem;
+      this.#ask();
+    }
     this.ready = true;
   }
 
@@ -90,6 +105,32 @@ export class Session {
       const answer = await post('/login', { name, password, cookie: true });
       if (answer.ok) await this.#take(await answer.json(), name);
       else await this.#explain(answer);
+    } catch {
+      this.problem = 'The server cannot be reached.';
+    } finally {
+      this.busy = false;
+    }
+  }
+
+  /** Which ways to log in there are. */
+  async look(): Promise<void> {
+    try {
+      const answer = await fetch(`${AUTH}/methods`, { signal: AbortSignal.timeout(PATIENCE_MS) });
+      if (answer.ok) this.provider = ((await answer.json()) as { openid: string | null }).openid ?? '';
+    } catch {
+      // A password will do.
+    }
+  }
+
+  /** Leaves the page for the provider, which sends the browser back. */
+  async logInElsewhere(): Promise<void> {
+    this.busy = true;
+    this.problem = '';
+    try {
+      const answer = await post('/openid/begin');
+      const given = (await answer.json().catch(() => ({}))) as { authorization_url?: string; detail?: string };
+      if (answer.ok && given.authorization_url) location.assign(given.authorization_url);
+      else this.problem = given.detail ?? `The server answered ${answer.status}.`;
     } catch {
       this.problem = 'The server cannot be reached.';
     } finally {
@@ -185,6 +226,14 @@ export class Session {
       this.problem = '';
     }, 1_000);
   }
+}
+
+/** How it went at the provider, from where the browser has just come; '' if it comes from elsewhere. */
+function back(): string {
+  const [, outcome] = /^#sign-in=(\w+)$/.exec(location.hash ?? '') ?? [];
+  if (outcome === undefined) return '';
+  history.replaceState(null, '', location.pathname); // so that loading the page again tells nothing old
+  return outcome;
 }
 
 function post(path: string, body?: object, headers: Record<string, string> = {}): Promise<Response> {

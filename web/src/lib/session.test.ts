@@ -7,6 +7,9 @@ const asked: Asked[] = [];
 const stored = new Map<string, string>();
 let answers: Record<string, () => Response>;
 const reload = vi.fn();
+const away = vi.fn();
+const replaced = vi.fn();
+const comeBack = (hash: string) => vi.stubGlobal('location', { reload, assign: away, hash, pathname: '/' });
 
 const json = (content: object, status = 200, headers: Record<string, string> = {}) => new Response(JSON.stringify(content), { status, headers });
 const admitted = (token: string) => json({ access_token: token, expires_in: 900 });
@@ -23,7 +26,9 @@ beforeEach(() => {
     setItem: (key: string, value: string) => stored.set(key, value),
     removeItem: (key: string) => stored.delete(key),
   });
-  vi.stubGlobal('location', { reload });
+  away.mockClear();
+  comeBack('');
+  vi.stubGlobal('history', { replaceState: replaced });
   vi.stubGlobal('navigator', {});
   vi.stubGlobal('fetch', async (path: string, init: RequestInit = {}) => {
     const headers = new Headers(init.headers);
@@ -36,6 +41,49 @@ beforeEach(() => {
 afterEach(() => {
   vi.useRealTimers();
   vi.unstubAllGlobals();
+});
+
+test('who comes back from the provider is logged in by the cookie, whoever was before, and the address tells nothing on', async () => {
+  comeBack('#sign-in=done');
+  answers['/api/v1/auth/refresh'] = () => admitted('t1');
+  const fresh = new Session();
+  await fresh.begin();
+  expect([fresh.user?.name, fresh.asked, fresh.problem]).toEqual(['ada', false, '']);
+  expect(replaced).toHaveBeenCalledWith(null, '', '/');
+});
+
+test('who comes back in vain is told why, and may try again; who is logged in hears nothing', async () => {
+  comeBack('#sign-in=stranger');
+  const fresh = new Session();
+  await fresh.begin();
+  expect([fresh.asked, fresh.problem]).toEqual([true, 'You have no account here. Ask who runs this server.']);
+  stored.set('tapewatch.name.v1', 'ada');
+  answers['/api/v1/auth/refresh'] = () => admitted('t1');
+  const known = new Session();
+  await known.begin();
+  expect([known.asked, known.problem, known.user?.name]).toEqual([false, '', 'ada']);
+});
+
+test.each(['#sign-in=toString', '#sign-in=<b>', '#elsewhere', ''])('the address %s means nothing', async (hash) => {
+  comeBack(hash);
+  const fresh = new Session();
+  await fresh.begin();
+  expect([fresh.asked, fresh.problem, asked]).toEqual([false, '', []]);
+});
+
+test('a provider is offered where there is one, and leads away', async () => {
+  const fresh = new Session();
+  await fresh.look();
+  expect(fresh.provider).toBe('');
+  answers['/api/v1/auth/methods'] = () => json({ password: true, openid: 'Example' });
+  await fresh.look();
+  expect(fresh.provider).toBe('Example');
+  answers['/api/v1/auth/openid/begin'] = () => json({ detail: 'Example cannot be reached now; a password still works' }, 503);
+  await fresh.logInElsewhere();
+  expect([fresh.problem, fresh.busy, away.mock.calls]).toEqual(['Example cannot be reached now; a password still works', false, []]);
+  answers['/api/v1/auth/openid/begin'] = () => json({ authorization_url: 'https://id.example.com/authorize?state=s' });
+  await fresh.logInElsewhere();
+  expect(away).toHaveBeenCalledWith('https://id.example.com/authorize?state=s');
 });
 
 test('a token is renewed well before its end, and a short one at half of its life', () => {

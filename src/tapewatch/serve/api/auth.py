@@ -112,17 +112,21 @@ def _admitted(request: Request, admission: Admission, *, cookie: bool) -> Respon
     if not cookie:
         return json_response(content | {"refresh_token": admission.refresh_token})
     answer = json_response(content)
-    secure = _is_secure(request)
+    keep_refresh_token(answer, admission.refresh_token, secure=_is_secure(request))
+    return answer
+
+
+def keep_refresh_token(answer: Response, refresh_token: str, *, secure: bool) -> None:
+    """In a cookie that scripts cannot read and other sites cannot send."""
     answer.set_cookie(
         SECURE_COOKIE if secure else PLAIN_COOKIE,
-        admission.refresh_token,
+        refresh_token,
         max_age=REFRESH_S,
         path="/" if secure else _PATH,
         secure=secure,
         httponly=True,
         samesite="strict",
     )
-    return answer
 
 
 def _is_secure(request: Request) -> bool:
