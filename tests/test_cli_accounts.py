@@ -65,6 +65,29 @@ def test_user_is_added_listed_and_changed(tell: Tell) -> None:
     assert [user["name"] for user in told(tell, "user", "list")["users"]] == ["Ann", "bob"]
 
 
+def test_user_of_a_provider_is_added_without_a_password_and_linked(tell: Tell) -> None:
+    assert tell("user", "add", "ann", "--no-password") == (0, "ann may sign in, as trader\n", "")
+    assert tell("user", "add", "bob", "--no-password", "--password-file", "-")[0] == 2
+    identity = ("--issuer", "https://id.example.com", "--subject", "248289761001")
+    linked = (0, "248289761001 of https://id.example.com is ann\n", "")
+    assert tell("user", "link", "ann", *identity) == linked
+    assert tell("user", "link", "ann", *identity) == linked
+    told(tell, "user", "add", "bob", typed=PASSWORD)
+    code, _, complaint = tell("user", "link", "bob", *identity)
+    assert (code, complaint) == (1, "tapewatch: somebody else has this identity\n")
+    assert tell("user", "link", "cy", *identity)[0] == 1
+    for wrong in (("--issuer", "http://id.example.com"), ("--subject", ""), ("--subject", "a\nb")):
+        assert tell("user", "link", "bob", *identity, *wrong)[0] == 2
+
+
+def test_provider_needs_an_admin_first(tell: Tell) -> None:
+    options = ("--oidc-issuer", "https://id.example.com", "--oidc-client-id", "tapewatch")
+    code, _, complaint = tell("up", "--port", "0", *options, "--public-url", "https://scan.example.com")
+    assert (code, "--oidc-issuer: an admin comes first: tapewatch user add" in complaint) == (2, True)
+    code, _, complaint = tell("up", *options)
+    assert (code, "--public-url is missing" in complaint) == (2, True)
+
+
 def test_password_comes_from_a_file(tell: Tell, tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_text(f"{PASSWORD}\r\nand a second line\n")

@@ -31,7 +31,10 @@ KEYS = Keys("c0ffee1234567890abcdef9876543210")
 PASSWORD = "correct horse battery"  # noqa: S105  # of tests
 API = "/api/v1"
 AUTH = f"{API}/auth"
-OPEN = {"log_in", "refresh_access", "log_out", "read_health", "read_readiness"}
+OPEN = {
+    *("log_in", "refresh_access", "log_out", "read_health", "read_readiness"),
+    *("list_sign_in_methods", "begin_openid", "finish_openid"),
+}
 
 SignIn = Callable[..., Awaitable[dict[str, Any]]]
 

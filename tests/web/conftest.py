@@ -35,16 +35,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(folder: Path) -> Iterator[str]:
+def options() -> list[str]:
+    """Of its `tapewatch up`, besides the usual ones."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path, options: list[str]) -> Iterator[str]:
     """Where a `tapewatch up` of its own, on synthetic trades, serves the page."""
     if not (Path(tapewatch.__file__).parent / "serve" / "ui" / "index.html").is_file():
         pytest.fail("the page is not built: run `make web`")
     output = folder / "output.txt"
-    options = ["--port", "0", "--symbols", "500", "--data-dir", str(folder / "data")]
+    command = ["--port", "0", "--symbols", "500", "--data-dir", str(folder / "data"), *options]
     with (
         output.open("wb") as sink,
         subprocess.Popen(
-            [sys.executable, "-m", "tapewatch", "up", *options],
+            [sys.executable, "-m", "tapewatch", "up", *command],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,

@@ -251,6 +251,8 @@ def check_id_token(
     if not candidates:
         raise UnknownKey("the ID token is signed with a key that the provider does not publish")
     claims = _verified(token, candidates, algorithm)
+    if claims is None:  # without a name, the right key may be a newer one
+        raise (UnknownKey if kid is None else Unauthorized)("the ID token was not signed by the provider")
     if claims.get("iss") != issuer:
         raise Unauthorized("the ID token is of another issuer")
     audience = claims.get("aud")
@@ -294,7 +296,7 @@ def _header(token: str) -> tuple[str | None, Algorithm]:
     return kid, cast("Algorithm", algorithm)
 
 
-def _verified(token: str, candidates: list[Any], algorithm: Algorithm) -> dict[str, Any]:
+def _verified(token: str, candidates: list[Any], algorithm: Algorithm) -> dict[str, Any] | None:
     # Only the signature: what the claims must say is checked by our own clock, and more strictly.
     for key in candidates:
         try:
@@ -305,7 +307,7 @@ def _verified(token: str, candidates: list[Any], algorithm: Algorithm) -> dict[s
             break
         if isinstance(claims, dict):
             return claims
-    raise Unauthorized("the ID token was not signed by the provider")
+    return None
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float:

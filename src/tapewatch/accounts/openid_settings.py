@@ -131,7 +131,8 @@ def _origin(address: str) -> str:
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     except ValueError:
         return address
-    return address if parts.path not in {"", "/"} or parts.query else f"{parts.scheme}://{host}{port}"
+    is_origin = host and parts.username is None and parts.path in {"", "/"} and not (parts.query or parts.fragment)
+    return f"{parts.scheme}://{host}{port}" if is_origin else address
 
 
 def _role(text: str, *, option: str, example: str) -> Role:

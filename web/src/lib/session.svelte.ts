@@ -13,7 +13,7 @@ export interface User { name: string; role: string }
 const OUTCOMES = new Map([
   ['again', 'That took too long, or was begun in another window. Try again.'],
   ['denied', 'The provider did not let you in.'],
-  ['refused', 'What the provider sent cannot be trusted. Try again, or tell who runs this server.'],
+  ['refused', 'That sign-in was not accepted. Try again, or tell who runs this server.'],
   ['stranger', 'You have no account here. Ask who runs this server.'],
   ['unavailable', 'The provider cannot be reached now. A password still works.'],
   ['wait', 'Too many tries. Wait a few minutes.'],
