@@ -51,7 +51,7 @@ _SHORT: dict[str, Callable[[str], str]] = {
     "volume": "volume_{}".format,
     "rsi": "rsi_14_{}".format,
     "relative_volume": "relative_volume_{}".format,
-    "vwap_dist": lambda window: "vwap_day_distance_pct" if window == "day" else f"vwap_{window}_distance_pct",
+    "vwap_dist": "vwap_{}_distance_pct".format,
 }
 SHORT_NAMES = tuple(_SHORT)
 EXCHANGES = {
@@ -82,10 +82,7 @@ def metric_of(name: str, time_window: TimeWindow | None) -> str:
     if name in _SHORT:
         if time_window is None:
             raise ValueError(f"{name} needs a time_window")
-        wanted = _SHORT[name](WINDOWS[time_window])
-        if wanted not in CATALOGUE:
-            raise ValueError(f"there is no {name} over {time_window}")
-        metric = wanted
+        metric = _SHORT[name](WINDOWS[time_window])
     else:
         metric = canonical_metric(name)
     if CATALOGUE[metric].freshness == "scan":

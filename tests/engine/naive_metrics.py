@@ -230,7 +230,7 @@ class Look:
             return self.price - self[name.removeprefix("above_")]
         distance = re.fullmatch(r"distance_from_((?:high|low)_(?:day|premarket|52w))_pct", name)
         if distance is None:
-            distance = re.fullmatch(r"((?:sma|ema)_\d+_day)_distance_pct", name)
+            distance = re.fullmatch(r"((?:sma|ema)_\d+_day|vwap_\d+[mh])_distance_pct", name)
         return percent(self.price, self[distance[1]]) if distance else None
 
     def _opening(self, name: str) -> float | None:

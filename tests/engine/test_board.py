@@ -10,6 +10,7 @@ from tapewatch.eligibility import load_profile
 from tapewatch.engine.columns import Batch
 from tapewatch.engine.rules import Ruleset
 from tapewatch.engine.scanner import Scanner
+from tapewatch.engine.toplists import MARKS, marks
 from tapewatch.nyse import trading_days
 
 TEN_NS = new_york("2025-03-10 10:00")
@@ -76,7 +77,32 @@ def test_vwap_distance_is_signed() -> None:
     rows: list[Item] = [Mark(TEN_NS), Row("A", TEN_NS, 10.0, 300.0), Row("A", TEN_NS + 1, 6.0, 100.0)]
     board = board_of([*rows, Mark(TEN_NS + SECOND)])
     assert board["vwap_session"] == board["vwap_day"] == board["vwap_5m"] == 9.0
-    assert board["vwap_distance_pct"] == pytest.approx(-100 / 3)
+    assert board["vwap_distance_pct"] == board["vwap_day_distance_pct"] == pytest.approx(-100 / 3)
+    assert board["vwap_1m_distance_pct"] == board["vwap_1h_distance_pct"] == pytest.approx(-100 / 3)
+
+
+def test_vwap_distance_of_a_window_forgets_what_left_the_window() -> None:
+    later = TEN_NS + 5 * MINUTE
+    rows: list[Item] = [Mark(TEN_NS), Row("A", TEN_NS, 10.0, 300.0), Mark(later)]
+    board = board_of([*rows, Row("A", later, 6.0, 100.0), Row("A", later + 1, 12.0, 100.0), Mark(later + SECOND)])
+    assert board["vwap_5m_distance_pct"] == pytest.approx((12 / 9 - 1) * 100)
+    assert board["vwap_15m_distance_pct"] == pytest.approx((12 / 9.6 - 1) * 100)
+    nothing = board_of(rows)
+    assert math.isnan(nothing["vwap_1m_distance_pct"])
+    assert nothing["vwap_15m_distance_pct"] == 0.0
+
+
+def test_market_that_stands_still_is_stale_after_a_minute_and_has_boards_as_long_as_time_goes_on() -> None:
+    scanner = Scanner(days=trading_days(), profile=load_profile("alpaca"), board_interval_ns=10 * SECOND)
+    tape: list[Item] = [Mark(TEN_NS), Row("A", TEN_NS + SECOND // 2, 10.0)]
+    tape += [Mark(TEN_NS + second * SECOND) for second in range(1, 4_001)]
+    stale = {}
+    for entry in to_entries(tape, set(range(2, len(tape), 400))):
+        assert isinstance(entry, Batch)
+        for board in scanner.step(entry).boards:
+            rows = (board.values[board.metrics.index(name)] for name in MARKS)
+            stale[(board.ts_ns - TEN_NS) // SECOND] = bool(marks(*rows, covered=board.covered)[0][0])
+    assert stale == {second: second > 60 for second in range(10, 4_001, 10)}
 
 
 def test_gap_and_day_change_are_measured_from_the_previous_close() -> None:

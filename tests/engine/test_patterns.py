@@ -8,7 +8,7 @@ import talib
 
 from tapewatch.engine.columns import F64
 from tapewatch.engine.patterns import PATTERNS
-from tapewatch.engine.series import Series, View
+from tapewatch.engine.series import COLUMNS, Series, View
 
 Candle = tuple[float, float, float, float]
 """Open, high, low, close."""
@@ -22,7 +22,7 @@ HAMMER: Candle = (9.8, 10.0, 9.0, 10.0)
 
 def after(candles: Sequence[Candle], stem: str) -> float:
     """The pattern after these candles."""
-    series, one = Series(1, columns=6, depth=24, reach=4), np.zeros(1, np.intp)
+    series, one = Series(1, columns=COLUMNS, depth=24, reach=4), np.zeros(1, np.intp)
     part = PATTERNS[stem].part
     series.run(() if part is None else (part,))
     for minute, (o, h, low, c) in enumerate(candles):
@@ -167,7 +167,7 @@ def coarse_walk(seed: int, count: int) -> tuple[F64, F64, F64, F64]:
 
 
 def flags(stem: str, candles: tuple[F64, F64, F64, F64]) -> F64:
-    series, one, out = Series(1, columns=6, depth=24, reach=4), np.zeros(1, np.intp), []
+    series, one, out = Series(1, columns=COLUMNS, depth=24, reach=4), np.zeros(1, np.intp), []
     for minute, (o, h, low, c) in enumerate(zip(*candles, strict=True)):
         series.close(one, minute, *(np.array([x]) for x in (h, low, c, o, 100.0, 1.0)))
         out.append(PATTERNS[stem].of(View(series, one))[0])

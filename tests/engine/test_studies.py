@@ -16,7 +16,7 @@ from tapewatch.engine.averages import Ema, Sma
 from tapewatch.engine.columns import F64
 from tapewatch.engine.indicators import RECURSIVE, Recursive
 from tapewatch.engine.patterns import PATTERNS
-from tapewatch.engine.series import Series, Study, View
+from tapewatch.engine.series import COLUMNS, Series, Study, View
 from tapewatch.engine.studies import STUDIES
 
 ALL: Mapping[str, Study] = STUDIES | PATTERNS
@@ -52,7 +52,7 @@ def walk(seed: int, count: int, *, quiet: float = 0.1) -> Table:
 
 
 def series_of(*, reach: int = 9, capacity: int = 1, studies: Mapping[str, Study] = ALL) -> Series:
-    series = Series(capacity, columns=6, depth=20 + reach, reach=reach)
+    series = Series(capacity, columns=COLUMNS, depth=20 + reach, reach=reach)
     series.run(study.part for study in studies.values() if study.part is not None)
     return series
 
@@ -283,4 +283,4 @@ def test_symbols_of_a_series_do_not_touch_each_other_and_may_become_more() -> No
 
 def test_series_must_keep_what_it_can_revise() -> None:
     with pytest.raises(ValueError, match="kept"):
-        Series(1, columns=6, depth=5, reach=5)
+        Series(1, columns=COLUMNS, depth=5, reach=5)

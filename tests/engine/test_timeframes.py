@@ -4,12 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import MINUTE, SECOND
+from naive import MINUTE, SECOND, rsi
 from tapes import DAYS, new_york, trading_days
 
 from tapewatch.eligibility import load_profile
@@ -17,7 +18,8 @@ from tapewatch.engine.bars import LATENESS_NS, REACH_MINUTES, BarBuilder
 from tapewatch.engine.columns import F64, Batch, Kind, make_batch
 from tapewatch.engine.indicators import RECURSIVE
 from tapewatch.engine.patterns import PATTERNS
-from tapewatch.engine.series import Series, View
+from tapewatch.engine.scanner import Scanner
+from tapewatch.engine.series import COLUMNS, Series, View
 from tapewatch.engine.studies import STUDIES
 from tapewatch.engine.timeframes import BACK, RUNNING, TIMEFRAME_METRICS, TIMEFRAMES, Timeframes
 
@@ -144,10 +146,11 @@ class Slow:
             self.now_ns = max(self.now_ns, line.ns)
             while (self.open_minute + 1) * MINUTE + LATENESS_NS <= line.ns:
                 self.open_minute += 1
-        elif line.kind is Kind.CANCEL:
-            for print_ in [p for p in self.prints if p.id == line.id]:
-                if print_.ns // MINUTE >= self.open_minute - REACH_MINUTES:
-                    self.prints.remove(print_)
+        elif line.kind is not Kind.TRADE:
+            for at in [at for at, p in enumerate(self.prints) if p.id == line.id]:
+                if self.prints[at].ns // MINUTE >= self.open_minute - REACH_MINUTES:
+                    right = replace(self.prints[at], price=line.price, size=line.size)
+                    self.prints[at : at + 1] = [] if line.kind is Kind.CANCEL else [right]
         elif self.open_minute - REACH_MINUTES <= minute <= self.open_minute + 1:
             self.prints.append(line)
 
@@ -190,7 +193,7 @@ def figures(lines: Sequence[Line]) -> tuple[float, ...]:
 
 def fresh(candles: Sequence[tuple[float, ...]]) -> dict[str, float]:
     """All studies from a run over just these candles."""
-    series, one = Series(1, columns=6, depth=64, reach=2), np.zeros(1, np.intp)
+    series, one = Series(1, columns=COLUMNS, depth=64, reach=2), np.zeros(1, np.intp)
     series.run(study.part for study in ALL.values() if study.part is not None)
     for minute, (o, h, low, c, v, n) in enumerate(candles):
         series.close(one, minute, *(np.array([x]) for x in (h, low, c, o, v, n)))
@@ -219,10 +222,13 @@ def expected(slow: Slow, symbol: str, timeframe: str) -> dict[tuple[str, int], f
     return {key: value for key, value in values.items() if key[0] in TIMEFRAME_METRICS}
 
 
-def random_tape(random: Random, rows: int) -> list[Line]:
-    """Prints of three symbols, late and withdrawn ones among them, with quiet stretches of up to some days."""
+STEPS_S = ((0.5, 5, 20), (10, 30, 70), (30, 90, 200))
+
+
+def random_tape(random: Random, rows: int, *, steps_s: Sequence[tuple[float, ...]] = STEPS_S) -> list[Line]:
+    """Prints of three symbols, late, withdrawn and corrected ones among them, with quiet stretches of up to days."""
     now, price = new_york(random.choice(STARTS)), 20.0
-    steps = random.choice(((0.5, 5, 20), (10, 30, 70), (30, 90, 200)))
+    steps = random.choice(steps_s)
     tape, named = [Line(now)] if random.random() < 0.5 else [], []
     for number in range(1, rows + 1):
         step = random.choice(steps)
@@ -245,6 +251,9 @@ def random_tape(random: Random, rows: int) -> list[Line]:
         named.append(line)
         if random.random() < 0.08:
             tape.append(replace(random.choice(named[-12:]), kind=Kind.CANCEL))
+        if random.random() < 0.08:
+            wrong = random.choice(named[-12:])
+            tape.append(replace(wrong, kind=Kind.CORRECTION, price=wrong.price + random.choice((-0.5, 0.5)), size=50.0))
     return [*tape, *(Line(now + seconds * SECOND) for seconds in (1, 63, 64, 190))]
 
 
@@ -302,6 +311,47 @@ def test_what_is_wanted_later_is_the_same_as_long_as_the_ring_holds_all(seed: in
     late.play(tape[at:])
     for key, values in early.rows().items():
         np.testing.assert_allclose(late.rows()[key], values, rtol=1e-12, err_msg=str(key))
+
+
+PUBLISHED_RSI = {"rsi_14_5m": 5, "rsi_14_15m": 15, "rsi_14_1h": 60}
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32), rows=st.integers(60, 160))
+def test_rsi_of_boards_is_that_of_a_list_of_prints_and_of_rules(seed: int, rows: int) -> None:
+    """With late, withdrawn and corrected prints, while other candles are kept or not, and across restarts."""
+    random = Random(seed)
+    tape = random_tape(random, rows, steps_s=((30, 90, 200), (200, 600, 1500)))
+    made_with: dict[str, Any] = {
+        "days": trading_days(),
+        "profile": load_profile("alpaca"),
+        "scan_interval_ns": 15 * MINUTE,
+        "kept_trades": 1 << 12,
+    }
+    boards, asked = Scanner(**made_with, board_interval_ns=15 * MINUTE), Scanner(**made_with)
+    asked.keep((*PUBLISHED_RSI, *random.sample(list(TIMEFRAME_METRICS), 3)))
+    slow, stops = Slow(), sorted({*random.sample(range(1, len(tape)), 5), len(tape)})
+    for start, stop in pairwise([0, *stops]):
+        batch = batch_of(tape[start:stop])
+        boards.step(batch)
+        asked.step(batch)
+        if random.random() < 0.4:
+            boards = Scanner.thaw(boards.freeze(), **made_with, board_interval_ns=15 * MINUTE)
+        for line in tape[start:stop]:
+            slow.take(line)
+        ours, theirs = (scanner.board_rows(tuple(PUBLISHED_RSI)) for scanner in (boards, asked))
+        np.testing.assert_array_equal(ours.values, theirs.values)
+        for row, minutes in enumerate(PUBLISHED_RSI.values()):
+            for at, symbol in enumerate(ours.symbols):
+                expected_ = rsi([candle[3] for candle in slow.candles(symbol, minutes)[0]])
+                assert ours.values[row, at] == pytest.approx(expected_, rel=1e-9, abs=1e-9, nan_ok=True), symbol
+
+
+def test_boards_keep_a_few_closes_of_a_timeframe_and_no_candles() -> None:
+    scanner = Scanner(days=trading_days(), profile=load_profile("alpaca"), board_interval_ns=SECOND)
+    kept = {key: frame.series for key, frame in scanner._state.timeframes._frames.items()}
+    assert kept.keys() == {(name, True) for name in ("5m", "15m", "1h")}
+    assert all(series.columns == ["close"] for series in kept.values())
 
 
 # -- worked examples ---------------------------------------------------------------------------------------------------

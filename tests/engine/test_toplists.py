@@ -234,3 +234,14 @@ def test_system_lists_are_found_by_either_spelling_of_their_window() -> None:
         assert toplist.id == found
     assert system_toplist("gainers_2m") is system_toplist("1d") is None
     assert {toplist.metric for toplist in SYSTEM_TOPLISTS.values()} <= set(PUBLISHED)
+
+
+@pytest.mark.parametrize("window", ["1m", "5m", "15m", "1h", "1d"])
+def test_each_window_has_lists_of_both_ends_of_a_ranking(window: str) -> None:
+    for top, bottom in (("gainers", "losers"), ("rsi_high", "rsi_low"), ("vwap_above", "vwap_below")):
+        first, last = system_toplist(f"{top}_{window}"), system_toplist(f"{bottom}_{window}")
+        assert first is not None
+        assert last is not None
+        assert (first.metric, first.key, first.descending) == (last.metric, last.key, not last.descending)
+        assert CATALOGUE[first.metric].timeframe == first.window == last.window == window.replace("1d", "day")
+    assert system_toplist(f"volume_{window}") is not None

@@ -13,10 +13,12 @@ from tapewatch.adapters.memory import MemoryBus, MemoryHotState
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.contracts.samples import make_toplist, make_watchlist
 from tapewatch.engine.board import BoardRows
+from tapewatch.engine.metrics import CATALOGUE
 from tapewatch.engine.toplists import SYSTEM_TOPLISTS
 from tapewatch.ports import AuditQuery, Ranked
 from tapewatch.serve.api import toplists
 from tapewatch.serve.board_view import BoardView
+from tapewatch.toplist_documents import SHORT_NAMES
 
 pytestmark = pytest.mark.anyio
 LISTS = "/api/v1/toplists/user"
@@ -72,6 +74,15 @@ async def test_list_created_can_be_read_where_location_says(api: httpx.AsyncClie
     assert (entry.subject, entry.action, entry.actor) == (document["id"], "create", "local")
 
 
+@pytest.mark.parametrize("window", ["1m", "5m", "15m", "1h", "1d"])
+@pytest.mark.parametrize("name", SHORT_NAMES)
+async def test_short_name_is_a_metric_over_each_window(api: httpx.AsyncClient, name: str, window: str) -> None:
+    made = await api.post(LISTS, json={"name": "Mine", "metric": name, "time_window": window})
+    assert made.status_code == 201
+    everything = (await api.get("/api/v1/toplists")).json()["items"]
+    assert CATALOGUE[everything[-1]["metric"]].timeframe == window.replace("1d", "day")
+
+
 async def test_change_is_told_and_deletion_ends_it(api: httpx.AsyncClient, bus: MemoryBus) -> None:
     notices = bus.listen("toplists.changed")
     made = (await api.post(LISTS, json=DRAFT)).json()
@@ -107,7 +118,6 @@ async def test_list_replaced_on_condition_only_if_the_stored_version_is_meant(
 @pytest.mark.parametrize(
     ("changes", "where", "why"),
     [
-        ({"metric": "vwap_dist"}, "body.metric", "there is no vwap_dist over 5m"),
         ({"metric": "chnge_pct_5m"}, "body.metric", "did you mean"),
         ({"metric": "change_pct_1h"}, "body.time_window", "not the one of change_pct_1h"),
         ({"metric": "new_high_day"}, "body.metric", "since the scan before"),

@@ -14,11 +14,20 @@ from tapewatch.engine.candles import Candles
 from tapewatch.engine.columns import F64, Bool
 from tapewatch.engine.frozen import Carried
 from tapewatch.engine.patterns import PATTERNS
-from tapewatch.engine.series import Column, Series, Study, View
+from tapewatch.engine.series import COLUMNS, Column, Series, Study, View
 from tapewatch.engine.studies import STUDIES
 from tapewatch.engine.symbols import Index
 
 OPEN, HIGH, LOW, CLOSE, VOLUME, TRADES, BARS = range(7)
+_PLACES: dict[Column, int] = {
+    "open": OPEN,
+    "high": HIGH,
+    "low": LOW,
+    "close": CLOSE,
+    "volume": VOLUME,
+    "trades": TRADES,
+}
+_CLOSES: tuple[Column, ...] = ("close",)
 _AT_ONCE = 1 << 15
 """Symbols whose studies are brought up to date together: memory for their windows is bounded."""
 HALF_HOUR = 30
@@ -91,13 +100,16 @@ class HalfHours:
 
 
 class Frame:
-    """What is kept of one timeframe."""
+    """What is kept of one timeframe. With `closes_only`, for studies that take one close after the other: of closed
+    candles the closes, of as many as can be revised and the one before.
+    """
 
-    def __init__(self, minutes: int, capacity: int) -> None:
+    def __init__(self, minutes: int, capacity: int, *, closes_only: bool = False) -> None:
         self.minutes = minutes
         touched = (REACH_MINUTES - 1 + minutes - 1) // minutes + 1
         reach = touched + _SPARE
-        self.series = Series(capacity, columns=6, depth=_LOOKBACK + reach, reach=reach)
+        lookback, columns = (2, _CLOSES) if closes_only else (_LOOKBACK, COLUMNS)
+        self.series = Series(capacity, columns=columns, depth=lookback + reach, reach=reach)
         self.running = blank(capacity)
         self.start = self.end = 0
         """The running candle's minutes."""
@@ -147,7 +159,7 @@ class Frame:
         """The running candle has seen all its minutes."""
         symbols = np.flatnonzero(self.running[BARS])
         if len(symbols):
-            self.series.close(symbols, self.start, *_columns(self.running[:, symbols]))
+            self.series.close(symbols, self.start, *self._columns(self.running[:, symbols]))
             self.changed(symbols)
         self.running[:] = _BLANK
 
@@ -155,7 +167,11 @@ class Frame:
         """A closed candle is not what it was; how many were too far back."""
         block = np.where(block[BARS] > 0, block, np.nan)
         self.changed(symbols)
-        return self.series.revise(symbols, start, *_columns(block))
+        return self.series.revise(symbols, start, *self._columns(block))
+
+    def _columns(self, block: F64) -> list[F64]:
+        """A block's columns as the series takes them."""
+        return [block[_PLACES[column]] for column in self.series.columns]
 
     def closed(self, column: Column, back: int) -> F64:
         """Of the `back`-th newest closed candle."""
@@ -175,11 +191,6 @@ class Frame:
                     self._values[name][symbols] = study.of(view)
             self._stale[:] = False
         return self._values[stem]
-
-
-def _columns(block: F64) -> tuple[F64, ...]:
-    """A block's columns as a series takes them."""
-    return block[HIGH], block[LOW], block[CLOSE], block[OPEN], block[VOLUME], block[TRADES]
 
 
 def complete(parts: F64) -> Bool:

@@ -18,7 +18,7 @@ from tapewatch.engine.averages import AVERAGE_CARRIED, FOLLOWS
 from tapewatch.engine.calendar import TradingDays
 from tapewatch.engine.columns import F64, I32, I64, MINUTE_NS, Bars, Bool
 from tapewatch.engine.frozen import Carried, Frozen, Whitelist, freeze
-from tapewatch.engine.series import SERIES_CARRIED, Series, View
+from tapewatch.engine.series import COLUMNS, SERIES_CARRIED, Series, View
 from tapewatch.engine.studies import STUDIES
 from tapewatch.engine.symbols import SYMBOL_CARRIED, Index, SymbolTable
 from tapewatch.errors import Invalid
@@ -43,7 +43,7 @@ class Recursive(Series):
     """Bars that a revision can re-run."""
 
     def __init__(self, capacity: int) -> None:
-        super().__init__(capacity, columns=3, depth=self._REACH + 2, reach=self._REACH)
+        super().__init__(capacity, columns=COLUMNS[:3], depth=self._REACH + 2, reach=self._REACH)
         self.run(study.part for study in _STUDIES.values() if study.part is not None)
 
     def values(self, name: str, symbol: Index | slice) -> F64:

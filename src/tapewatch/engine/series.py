@@ -8,7 +8,7 @@ A part that is asked for later starts from the candles that the ring still holds
 symbol indices; a candle is named by the minute in which it starts.
 """
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
@@ -22,8 +22,8 @@ from tapewatch.engine.symbols import Index
 
 Column = Literal["high", "low", "close", "open", "volume", "trades"]
 COLUMNS: tuple[Column, ...] = ("high", "low", "close", "open", "volume", "trades")
-"""In the order in which `Series.close` takes them; a series may keep the first few only."""
-_PRICES, _CLOSE = 4, 2
+"""Of a candle; prices come first."""
+_PRICES = frozenset(COLUMNS[:4])
 _CLOSES = 256
 """More than the longest mean and the reach together."""
 
@@ -177,9 +177,11 @@ class Study:
 
 
 class Series:
-    """`depth` candles are kept, and the newest `reach` of them can be revised; `columns` of `COLUMNS` are kept."""
+    """`depth` candles are kept, and the newest `reach` of them can be revised. Of a candle `columns` are kept, in the
+    order of `COLUMNS`, the close among them.
+    """
 
-    def __init__(self, capacity: int, *, columns: int, depth: int, reach: int) -> None:
+    def __init__(self, capacity: int, *, columns: Sequence[Column], depth: int, reach: int) -> None:
         if depth < reach + 2:
             raise ValueError("candles that can be revised must be kept, and the one before them")
         self.capacity = capacity
@@ -192,7 +194,8 @@ class Series:
         """The state before candle i at i % reach, shape (rows, reach, capacity)."""
         self._depth = depth
         self._reach = reach
-        self._log = np.full((columns, depth, capacity), 0.0)  # all pages at once: memory is the same in an hour
+        self.columns = list(columns)
+        self._log = np.full((len(columns), depth, capacity), 0.0)  # all pages at once: memory is the same in an hour
         self._minute = np.full((depth, capacity), 0)
         self._closes: F64 | None = None
         """Closes further back than the log, for long means."""
@@ -258,14 +261,14 @@ class Series:
     # -- candles ------------------------------------------------------------------------------------------------------
 
     def close(self, symbol: Index, minute: int | I64, *columns: F64) -> None:
-        """Take one closed candle of each of these symbols (each at most once); `columns` in the order of `COLUMNS`."""
+        """Take one closed candle of each of these symbols (each at most once), with the columns that are kept."""
         index = self.count[symbol]
         at = self.flat(symbol, index)
         self._minute.reshape(-1)[at] = minute
         for log, column in zip(self._log, columns, strict=True):
             log.reshape(-1)[at] = column
         if self._closes is not None:
-            self._closes.reshape(-1)[index % _CLOSES * self.capacity + symbol] = columns[_CLOSE]
+            self._closes.reshape(-1)[index % _CLOSES * self.capacity + symbol] = self._close_of(columns)
         self._step(tuple(self.running.values()), slice(0, len(self.state)), symbol, index)
         self.count[symbol] = index + 1
 
@@ -293,12 +296,13 @@ class Series:
         replaces = (minutes == minute).any(axis=0)
         reachable = (after + replaces < self._reach) | replaces
         lost = len(symbol) - int(np.count_nonzero(reachable))
-        changes = reachable & (replaces | ~np.isnan(columns[_CLOSE]))
+        changes = reachable & (replaces | ~np.isnan(self._close_of(columns)))
         index = self.count[symbol] - after - replaces
         same = self._same_prices(symbol, index, columns) & changes & replaces
         if same.any():
             at = self.flat(symbol[same], index[same])
-            for log, column in zip(self._log[_PRICES:], columns[_PRICES:], strict=True):
+            prices = self._prices
+            for log, column in zip(self._log[prices:], columns[prices:], strict=True):
                 log.reshape(-1)[at] = column[same]
             changes &= ~same
         self._run_again(
@@ -309,7 +313,8 @@ class Series:
     def _same_prices(self, symbol: Index, index: I64, columns: tuple[F64, ...]) -> Bool:
         at = self.flat(symbol, index)
         same = np.ones(len(symbol), np.bool_)
-        for log, column in zip(self._log[:_PRICES], columns[:_PRICES], strict=True):
+        prices = self._prices
+        for log, column in zip(self._log[:prices], columns[:prices], strict=True):
             same &= log.reshape(-1)[at] == column
         return same
 
@@ -324,11 +329,18 @@ class Series:
         slot = index[again] % self._reach
         self.state[:, symbol[again]] = self._undo[:, slot, symbol[again]]
         self.count[symbol] = index
-        stands = np.flatnonzero(~np.isnan(columns[_CLOSE]))
+        stands = np.flatnonzero(~np.isnan(self._close_of(columns)))
         self.close(symbol[stands], minute, *(column[stands] for column in columns))
         for step, (minute_of, prices) in enumerate(tails):
             left = np.flatnonzero(after > step)
             self.close(symbol[left], minute_of[left], *prices[:, left])
+
+    @property
+    def _prices(self) -> int:
+        return sum(name in _PRICES for name in self.columns)
+
+    def _close_of(self, columns: Sequence[F64]) -> F64:
+        return columns[self.columns.index("close")]
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -337,7 +349,7 @@ class Series:
         return index % self._depth * self.capacity + symbol
 
     def take(self, column: Column, at: Index) -> F64:
-        taken: F64 = self._log[COLUMNS.index(column)].reshape(-1)[at]
+        taken: F64 = self._log[self.columns.index(column)].reshape(-1)[at]
         return taken
 
     def at(self, column: Column, symbol: Index, index: I64) -> F64:

@@ -11,6 +11,9 @@ open of its own minute only.
 
 A timeframe is kept from the moment that somebody wants it, starting from the minutes that the bars' ring still holds; a
 candle that began before these, while the tape was running, is unknown. What was kept once is kept on.
+
+Studies that take one close after the other (`OF_CLOSES`) have frames of their own, which keep a few closes where others
+keep some twenty whole candles: boards show them whether rules ask or not.
 """
 
 from collections.abc import Collection
@@ -54,6 +57,7 @@ RUNNING: dict[str, tuple[int, Column]] = {
     "candle_volume": (VOLUME, "volume"),
     "candle_trades": (TRADES, "trades"),
 }
+OF_CLOSES = frozenset({"rsi_14"})
 RELATIVE, USUAL = "relative_candle_volume", "candle_volume_avg_10"
 
 
@@ -105,13 +109,18 @@ TIMEFRAME_METRICS = _metrics()
 """What is served here, by name. The one-minute indicators that every scanner keeps are not among them."""
 
 
+def _frame_of(metric: TimeframeMetric) -> tuple[str, bool]:
+    return metric.timeframe, metric.stem in OF_CLOSES
+
+
 class Timeframes:
     """Follows a `BarBuilder`: `close` after it closes a minute, `revise` after a closed minute changed."""
 
     def __init__(self, bars: BarBuilder) -> None:
         self._bars = bars
         self._capacity = bars.candles.capacity
-        self._frames: dict[str, Frame] = {}
+        self._frames: dict[tuple[str, bool], Frame] = {}
+        """By timeframe, and whether it is the one of `OF_CLOSES`."""
         self._new: list[Frame] = []
         """Those that nothing has been folded into yet."""
         self._halves: HalfHours | None = None
@@ -119,15 +128,18 @@ class Timeframes:
     def want(self, names: Collection[str]) -> None:
         """Keep what these metrics need from now on; names that are not served here are others' business."""
         self._make_room()
-        wanted: dict[str, list[str]] = {}
+        wanted: dict[tuple[str, bool], list[str]] = {}
         for name, metric in TIMEFRAME_METRICS.items():
             if name in names:
-                wanted.setdefault(metric.timeframe, []).append(USUAL if metric.stem == RELATIVE else metric.stem)
-        for timeframe, stems in wanted.items():
-            if timeframe not in self._frames:
-                self._frames[timeframe] = Frame(TIMEFRAMES[timeframe], self._capacity)
-                self._new.append(self._frames[timeframe])
-            self._frames[timeframe].want(stem for stem in stems if stem not in RUNNING)
+                key = _frame_of(metric)
+                wanted.setdefault(key, []).append(USUAL if metric.stem == RELATIVE else metric.stem)
+        for (timeframe, of_closes), stems in wanted.items():
+            frame = self._frames.get((timeframe, of_closes))
+            if frame is None:
+                frame = Frame(TIMEFRAMES[timeframe], self._capacity, closes_only=of_closes)
+                self._frames[timeframe, of_closes] = frame
+                self._new.append(frame)
+            frame.want(stem for stem in stems if stem not in RUNNING)
         self._begin(self._bars.open_minute)
 
     def close(self, minute: int, symbols: Index) -> None:
@@ -154,19 +166,24 @@ class Timeframes:
             return 0
         self._follow()
         lost = 0
+        half_start = minute - minute % HALF_HOUR
+        candles = {
+            frame: (frame.start, frame.end) if minute >= frame.start else self._period(frame.minutes, minute)
+            for frame in self._frames.values()
+        }
+        short = [start for frame, (start, _) in candles.items() if frame.minutes <= HALF_HOUR]
+        first, parts = self._minutes(min([*short, half_start]), symbols)
         if self._halves is not None:
-            half_start = minute - minute % HALF_HOUR
             half = self._halves.of(minute // HALF_HOUR)
             if half is not None:
-                half[:, symbols] = self._minutes(half_start, half_start + HALF_HOUR, symbols)
-        for frame in self._frames.values():
-            start, end = (frame.start, frame.end) if minute >= frame.start else self._period(frame.minutes, minute)
+                half[:, symbols] = join(parts[max(half_start - first, 0) : half_start + HALF_HOUR - first])
+        for frame, (start, end) in candles.items():
             if start < frame.whole_from:
                 continue
             if frame.minutes > HALF_HOUR and self._halves is not None:
                 block = join(self._halves.between(start, end, symbols))
             else:
-                block = self._minutes(start, end, symbols)
+                block = join(parts[max(start - first, 0) : end - first])
             if start == frame.start:
                 frame.running[:, symbols] = block
             else:
@@ -184,7 +201,7 @@ class Timeframes:
         if self._bars.first_minute is None:
             return np.full(self._bars.candles.capacity, np.nan)
         self._follow()
-        frame = self._frames[metric.timeframe]
+        frame = self._frames[_frame_of(metric)]
         if metric.stem == RELATIVE:
             return self._relative_volume(frame, now_ns)
         if metric.stem not in RUNNING:
@@ -195,12 +212,12 @@ class Timeframes:
     def count(self, timeframe: str) -> I64:
         """Closed candles of each symbol so far, shape (capacity,)."""
         self._follow()
-        return self._frames[timeframe].series.count
+        return self._frames[timeframe, False].series.count
 
     def span_ns(self, timeframe: str) -> tuple[int, int]:
         """From when until when, event time, the running candle runs."""
         self._follow()
-        frame = self._frames[timeframe]
+        frame = self._frames[timeframe, False]
         return frame.start * MINUTE_NS, frame.end * MINUTE_NS
 
     # -- time ---------------------------------------------------------------------------------------------------------
@@ -261,17 +278,19 @@ class Timeframes:
 
     # -- candles ------------------------------------------------------------------------------------------------------
 
-    def _minutes(self, start: int, end: int, symbols: Index) -> F64:
-        """The closed minutes of a period that the ring holds, as one candle of these symbols."""
+    def _minutes(self, start: int, symbols: Index) -> tuple[int, F64]:
+        """The closed minutes of these symbols since `start`, as far as the ring holds them: the first, and all as
+        parts of candles, shape (minutes, 7, symbols).
+        """
         bars, c = self._bars, self._bars.candles
         first = max(start, bars.open_minute + 2 - c.rows)
-        rows = np.array([bars.row(minute) for minute in range(first, min(end, bars.open_minute))], np.intp)
+        rows = np.array([bars.row(minute) for minute in range(first, bars.open_minute)], np.intp)
         at = np.ix_(rows, symbols)
         parts = np.empty((len(rows), BARS + 1, len(symbols)))
         for place, column in enumerate((c.open, c.high, c.low, c.close, c.volume, c.count)):
             parts[:, place] = column[at]
         parts[:, BARS] = complete(parts)
-        return join(parts)
+        return first, parts
 
     def _running(self, frame: Frame, place: int) -> F64:
         """Closed minutes and the open ones, as they stand."""

@@ -40,9 +40,12 @@ class Toplist:
         return f"toplist:{self.metric.removesuffix(f'_{self.window}')}:{self.window}"
 
 
+_WINDOWS = ("1m", "5m", "15m", "1h", "day")
+
+
 def _system() -> list[Toplist]:
     lists: list[Toplist] = []
-    for window in ("1m", "5m", "15m", "1h", "day"):
+    for window in _WINDOWS:
         change = f"change_pct_{window}"
         lists += [
             Toplist(id=f"gainers_{window}", title=f"Gainers {window}", metric=change, window=window),
@@ -53,21 +56,28 @@ def _system() -> list[Toplist]:
         Toplist(id=f"relative_volume_{w}", title=f"Relative volume {w}", metric=f"relative_volume_{w}", window=w)
         for w in ("1m", "5m", "15m", "1h")
     ]
-    vwap, vwap_day = "vwap_distance_pct", "vwap_day_distance_pct"
-    # RSI of longer candles is left to lists of users: to keep those candles costs 20 MB a timeframe, asked for or not.
-    for rsi, w, suffix in (("rsi_14_1m", "1m", ""), ("rsi_14_day", "day", "_day")):
-        title = f"RSI 14 {{}}{suffix.replace('_', ' ')}"
-        lists += [
-            Toplist(id=f"rsi_high{suffix}", title=title.format("highest"), metric=rsi, window=w),
-            Toplist(id=f"rsi_low{suffix}", title=title.format("lowest"), metric=rsi, window=w, descending=False),
-        ]
-    lists += [
-        Toplist(id="vwap_above", title="Furthest above VWAP", metric=vwap, window="session"),
-        Toplist(id="vwap_below", title="Furthest below VWAP", metric=vwap, window="session", descending=False),
-        Toplist(id="vwap_above_day", title="Furthest above VWAP day", metric=vwap_day, window="day"),
-        Toplist(id="vwap_below_day", title="Furthest below VWAP day", metric=vwap_day, window="day", descending=False),
-    ]
+    for w in _WINDOWS:
+        suffix = "" if w == "1m" else f"_{w}"
+        lists += _ends(("rsi_high", "RSI 14 highest"), ("rsi_low", "RSI 14 lowest"), suffix, f"rsi_14_{w}", w)
+    above, below = ("vwap_above", "Furthest above VWAP"), ("vwap_below", "Furthest below VWAP")
+    lists += _ends(above, below, "", "vwap_distance_pct", "session")
+    for w in _WINDOWS:
+        lists += _ends(above, below, f"_{w}", f"vwap_{w}_distance_pct", w)
     return lists
+
+
+def _ends(top: tuple[str, str], bottom: tuple[str, str], suffix: str, metric: str, window: str) -> list[Toplist]:
+    """The two ends of a ranking, each with the beginning of its id and of its title."""
+    return [
+        Toplist(
+            id=f"{name}{suffix}",
+            title=f"{title}{suffix.replace('_', ' ')}",
+            metric=metric,
+            window=window,
+            descending=descending,
+        )
+        for (name, title), descending in ((top, True), (bottom, False))
+    ]
 
 
 SYSTEM_TOPLISTS: dict[str, Toplist] = {toplist.id: toplist for toplist in _system()}

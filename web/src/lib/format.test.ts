@@ -30,7 +30,7 @@ test('times inside a text become those of New York', () => {
 });
 
 test('headings are short names of metrics', () => {
-  expect(['change_pct_5m', 'relative_volume_15m', 'volume_day', 'rsi_14_1m', 'vwap_distance_pct', 'gap_pct'].map(heading)).toEqual(
-    ['Chg 5m', 'RVol 15m', 'Vol day', 'RSI 14', 'VWAP dist', 'Gap pct'],
+  expect(['change_pct_5m', 'relative_volume_15m', 'volume_day', 'rsi_14_1m', 'rsi_14_5m', 'vwap_distance_pct', 'vwap_1h_distance_pct', 'gap_pct'].map(heading)).toEqual(
+    ['Chg 5m', 'RVol 15m', 'Vol day', 'RSI 14', 'RSI 14 5m', 'VWAP dist', 'VWAP dist 1h', 'Gap pct'],
   );
 });

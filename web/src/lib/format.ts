@@ -84,8 +84,8 @@ export function heading(metric: string): string {
     .replace(/^change_pct/, 'Chg')
     .replace(/^relative_volume/, 'RVol')
     .replace(/^volume/, 'Vol')
-    .replace(/^rsi_(\d+)_1m$/, 'RSI $1')
-    .replace(/^vwap_distance_pct$/, 'VWAP dist')
+    .replace(/^rsi_(\d+)(_1m$)?/, 'RSI $1')
+    .replace(/^vwap(_\w+)?_distance_pct$/, 'VWAP dist$1')
     .replaceAll('_', ' ');
   return words.charAt(0).toUpperCase() + words.slice(1);
 }

@@ -9,8 +9,15 @@ test('lists that differ in their window only are one family', () => {
     list('gainers_5m', 'Gainers 5m', '5m'),
     list('rsi_high', 'RSI 14 highest', '1m'),
     list('gainers_day', 'Gainers day', 'day'),
+    list('rsi_high_15m', 'RSI 14 highest 15m', '15m'),
+    list('vwap_above', 'Furthest above VWAP', 'session'),
+    list('vwap_above_1h', 'Furthest above VWAP 1h', '1h'),
   ]);
-  expect(found.map(({ key, title }) => [key, title])).toEqual([['gainers', 'Gainers'], ['rsi_high', 'RSI 14 highest']]);
+  expect(found.map(({ key, title }) => [key, title])).toEqual([
+    ['gainers', 'Gainers'], ['rsi_high', 'RSI 14 highest'], ['vwap_above', 'Furthest above VWAP'],
+  ]);
+  expect(inFamily(found[1]!, '15m')).toBe('rsi_high_15m');
+  expect(inFamily(found[2]!, '1h')).toBe('vwap_above_1h');
   expect(inFamily(found[0]!, 'day')).toBe('gainers_day');
   expect(inFamily(found[1]!, 'day')).toBe('rsi_high');
 });
@@ -32,6 +39,9 @@ test('an empty list says how many minutes of the tape it still needs', () => {
   expect(whyEmpty(list('change_pct_1m', '1m'))).toBe('Warming up: needs 1 minute of the tape.');
   expect(whyEmpty(list('volume_1h', '1h'))).toBe('Warming up: needs 60 minutes of the tape.');
   expect(whyEmpty(list('rsi_14_1m', '1m'))).toBe('Warming up: needs 15 minutes of the tape.');
+  expect(whyEmpty(list('rsi_14_5m', '5m'))).toBe('Warming up: needs 75 minutes of the tape.');
+  expect(whyEmpty(list('rsi_14_1h', '1h'))).toBe('Warming up: needs 15 hours of the tape.');
+  expect(whyEmpty(list('vwap_5m_distance_pct', '5m'))).toBe('No symbol has this value yet.');
   expect(whyEmpty(list('change_pct_day', 'day'))).toBe('No symbol has this value yet.');
   expect(whyEmpty(undefined)).toBe('No symbol has this value yet.');
 });

@@ -57,15 +57,18 @@ export function inFamily(family: Family, window: string | undefined): string | u
   return (family.lists.find((list) => list.window === window) ?? family.lists[0])?.id;
 }
 
-const BARS_NEEDED = /^rsi_(\d+)_1m$/; // an RSI of 14 minutes compares 15 closed bars
+const CANDLES_NEEDED = /^rsi_(\d+)_/; // an RSI of 14 candles compares 15 closed ones
+const AT_ONCE = /^vwap_/; // known from a window's first trade on
 const WINDOW = /^(\d+)([mh])$/;
 
 /** Why a list shows no symbol although there is data: its metric still lacks minutes of the tape, or nobody has it. */
 export function whyEmpty(list: SystemToplist | undefined): string {
-  const bars = BARS_NEEDED.exec(list?.metric ?? '');
+  const metric = list?.metric ?? '';
   const window = WINDOW.exec(list?.window ?? '');
-  const minutes = bars ? Number(bars[1]) + 1 : window ? Number(window[1]) * (window[2] === 'h' ? 60 : 1) : 0;
-  if (minutes === 0) return 'No symbol has this value yet.';
+  if (!window || AT_ONCE.test(metric)) return 'No symbol has this value yet.';
+  const candles = CANDLES_NEEDED.exec(metric);
+  const minutes = Number(window[1]) * (window[2] === 'h' ? 60 : 1) * (candles ? Number(candles[1]) + 1 : 1);
+  if (minutes > 240) return `Warming up: needs ${Math.ceil(minutes / 60)} hours of the tape.`;
   return `Warming up: needs ${minutes} ${minutes === 1 ? 'minute' : 'minutes'} of the tape.`;
 }
 

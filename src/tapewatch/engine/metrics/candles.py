@@ -18,6 +18,7 @@ _UNITS: dict[str, Unit] = {
     "trades": "count",
     "candles": "count",
 }
+_PUBLISHED = {"rsi_14_5m", "rsi_14_15m", "rsi_14_1h"}
 _AVERAGES = ("ema_9", "ema_20", "ema_21", "ema_50", "ema_200", "sma_20", "sma_50", "sma_200")
 
 
@@ -41,6 +42,7 @@ def _served(name: str, metric: TimeframeMetric) -> Metric:
         freshness=running,
         source="" if metric.source == "field" else metric.source,
         candles=(name,),
+        published=name in _PUBLISHED,
     )
 
 

@@ -165,6 +165,14 @@ def _averages(window: str, minutes: int) -> Iterator[Metric]:
         timeframe=window,
         published=published,
     )
+    yield Metric(
+        name=f"vwap_{window}_distance_pct",
+        unit="%",
+        formula=f"(price / vwap_{window} - 1) * 100, signed",
+        compute=lambda board: board.pct(board.price, board[f"vwap_{window}"]),
+        timeframe=window,
+        published=window in PUBLISHED_WINDOWS,
+    )
 
 
 def _span(minutes: int) -> str:
