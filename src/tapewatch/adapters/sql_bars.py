@@ -31,16 +31,14 @@ def bar_rows(bars: Bars) -> list[tuple[Any, ...]]:
     return rows if len(newest) == len(rows) else list(newest.values())
 
 
-async def read_bars(
-    connection: AsyncConnection, symbol: str, *, start_ns: int | None, end_ns: int | None, limit: int
-) -> Bars:
+def read_bars(connection: sa.Connection, symbol: str, *, start_ns: int | None, end_ns: int | None, limit: int) -> Bars:
     newest = (
         sa.select(*(bars_1m.c[name] for name in BAR_COLUMNS[1:]))
         .where(bars_1m.c.symbol == symbol, bars_1m.c.close.is_not(None), *between(bars_1m.c.ts_ns, start_ns, end_ns))
         .order_by(bars_1m.c.ts_ns.desc())
         .limit(page_size(limit))
     )
-    rows = (await connection.execute(newest)).all()
+    rows = connection.execute(newest).all()
     columns = zip(*reversed(rows), strict=True) if rows else [()] * len(BAR_COLUMNS[1:])
     arrays: dict[str, Any] = {
         name: np.array(column, np.float64 if name in UNKNOWN_COLUMNS else np.int64)

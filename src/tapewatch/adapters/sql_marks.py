@@ -53,13 +53,13 @@ async def mark_alert(
     return changed
 
 
-async def read_marks(connection: AsyncConnection, user_id: str, alert_ids: Sequence[str]) -> dict[str, AlertMark]:
+def read_marks(connection: sa.Connection, user_id: str, alert_ids: Sequence[str]) -> dict[str, AlertMark]:
     table, found = alert_marks.c, dict[str, AlertMark]()
     for start in range(0, len(alert_ids), _IDS):
         some = sa.select(alert_marks).where(
             table.user_id == user_id, table.alert_id.in_(alert_ids[start : start + _IDS]), table.version > 0
         )
-        found |= {row.alert_id: _mark(row) for row in await connection.execute(some)}
+        found |= {row.alert_id: _mark(row) for row in connection.execute(some)}
     return found
 
 

@@ -37,11 +37,11 @@ async def read_securities(connection: AsyncConnection) -> list[Security]:
     return found
 
 
-async def read_securities_of(connection: AsyncConnection, names: Sequence[str]) -> list[Security]:
+def read_securities_of(connection: sa.Connection, names: Sequence[str]) -> list[Security]:
     found: list[Security] = []
     for some in _some_names(sorted(set(names))):
         wanted = sa.select(symbols).where(symbols.c.symbol.in_(some)).order_by(symbols.c.symbol)
-        found += [_security(row) for row in (await connection.execute(wanted)).mappings()]
+        found += [_security(row) for row in connection.execute(wanted).mappings()]
     return found
 
 

@@ -1,5 +1,8 @@
 """What only SQLite knows: one file, one writer, and the settings that make a commit durable.
 
+Short reads run on the event loop itself: handing one to a thread and back costs ten times what it takes. One that is
+not over in some milliseconds is given up and begun again beside the loop.
+
 Writes go one at a time, because SQLite has one writer, and each takes the write lock before it reads, so that no writer
 finds halfway that another was first. Reads run beside them on their own connections and see the last commit. A call
 that finds all connections busy waits for one.
@@ -7,10 +10,11 @@ that finds all connections busy waits for one.
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 import msgspec
@@ -18,14 +22,22 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import StaticPool
 
 from tapewatch.adapters import migrations
+from tapewatch.adapters.sql_database import NotAtOnce
 from tapewatch.adapters.sql_statements import ROWS, insert_or_replace
 from tapewatch.errors import ConfigError, TapewatchError, Unavailable
+
+T = TypeVar("T")
 
 CONNECTIONS = 5
 BUSY_S = 5.0
 """How long a write waits for another process that writes to the same file."""
+AT_ONCE_S, AT_ONCE_WAITING_S = 0.01, 0.05
+"""How long a read may work on the event loop, and how long it may hold it up, waiting for the disk included."""
+_STEPS = 1_000
+"""Of SQLite's machine, between two looks at the clock: some hundredths of a millisecond."""
 
 
 class SqliteDatabase:
@@ -50,6 +62,15 @@ class SqliteDatabase:
         sa.event.listen(self._engine.sync_engine, "begin", _begin)
         self._writing = asyncio.Lock()
 
+        self._near_engine = sa.create_engine(
+            url.set(drivername="sqlite"), poolclass=StaticPool, json_deserializer=msgspec.json.decode
+        )
+        sa.event.listen(self._near_engine, "connect", self._configure_near)
+        sa.event.listen(self._near_engine, "begin", _begin)
+        self._near: sa.Connection | None = None
+        self._near_began = (0.0, 0.0)
+        """Processor time and time."""
+
     async def upgrade(self) -> None:
         async with self.write() as connection:
             await connection.run_sync(migrations.upgrade)
@@ -65,6 +86,19 @@ class SqliteDatabase:
     async def read(self) -> AsyncIterator[AsyncConnection]:
         async with self._engine.connect() as connection:
             yield connection
+
+    def read_at_once(self, read: Callable[[sa.Connection], T]) -> T:
+        if self._near is None:
+            self._near = self._near_engine.connect()
+        self._near_began = time.thread_time(), time.monotonic()
+        try:
+            return read(self._near)
+        except exc.OperationalError as error:
+            if _code(error) in {sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY}:
+                raise NotAtOnce from None
+            raise
+        finally:
+            self._near.rollback()
 
     @asynccontextmanager
     async def bounded(self, connection: AsyncConnection, seconds: float) -> AsyncIterator[None]:
@@ -97,8 +131,7 @@ class SqliteDatabase:
         if isinstance(error, exc.TimeoutError):
             return Unavailable("all connections to the store are busy")
         where = f"the store {self._url.database}"
-        cause = getattr(error, "orig", None)
-        code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+        cause, code = getattr(error, "orig", None), _code(error)
         if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}:
             return ConfigError(f"{where} cannot be opened for writing: {cause}")
         if code == sqlite3.SQLITE_INTERRUPT:
@@ -112,9 +145,23 @@ class SqliteDatabase:
         return Unavailable(f"{where} does not answer: {cause}")
 
     async def close(self) -> None:
+        if self._near is not None:
+            self._near.close()
+        self._near_engine.dispose()
         await self._engine.dispose()
         while self._stopping:
             await asyncio.wait(self._stopping)
+
+    def _near_takes_long(self) -> bool:
+        # Not by the clock alone: a process that has to wait for its turn would begin every read anew.
+        worked_s, began_s = self._near_began
+        return time.thread_time() - worked_s > AT_ONCE_S or time.monotonic() - began_s > AT_ONCE_WAITING_S
+
+    def _configure_near(self, connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute("PRAGMA query_only = ON")
+        connection.set_progress_handler(self._near_takes_long, _STEPS)
 
     async def _connect(self) -> aiosqlite.Connection:
         arguments, options = self._engine.dialect.create_connect_args(self._url)
@@ -139,6 +186,11 @@ class _Connection(aiosqlite.Connection):
             self._all_stopping.add(future)
             future.add_done_callback(self._all_stopping.discard)
         return future
+
+
+def _code(error: Exception) -> int:
+    code: int = getattr(getattr(error, "orig", None), "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return code & 0xFF
 
 
 def _configure(connection: Any, _: object) -> None:
