@@ -26,6 +26,8 @@ from tapewatch.errors import NotFound
 from tapewatch.ports import AlertQuery
 
 _COLUMNS = [alert_history.c[name] for name in Alert.__struct_fields__]
+_OLDEST_FIRST = sa.select(*_COLUMNS).order_by(alert_history.c.fired_at_ns, alert_history.c.alert_id)
+_NEWEST_FIRST = sa.select(*_COLUMNS).order_by(alert_history.c.fired_at_ns.desc(), alert_history.c.alert_id.desc())
 _PRICE, _VALUES, _AGES, _TAGS = map(Alert.__struct_fields__.index, ("price", "values", "ages_s", "tags"))
 _LOCAL = "local"
 """The owner whose alerts the indexes of owners leave out."""
@@ -85,7 +87,7 @@ def _wanted(connection: sa.Connection, query: AlertQuery) -> sa.Select[Any]:
     """All that the query asks for but the viewer."""
     table = alert_history.c
     key = (table.fired_at_ns, table.alert_id)
-    wanted = sa.select(*_COLUMNS).order_by(*(key if query.oldest_first else (part.desc() for part in key)))
+    wanted = _OLDEST_FIRST if query.oldest_first else _NEWEST_FIRST
     wanted = wanted.where(*between(table.fired_at_ns, query.since_ns, query.until_ns)).limit(page_size(query.limit))
     if query.symbol is not None:
         wanted = wanted.where(table.symbol == query.symbol)

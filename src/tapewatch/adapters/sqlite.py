@@ -34,10 +34,12 @@ T = TypeVar("T")
 CONNECTIONS = 5
 BUSY_S = 5.0
 """How long a write waits for another process that writes to the same file."""
-AT_ONCE_S, AT_ONCE_WAITING_S = 0.01, 0.05
-"""How long a read may work on the event loop, and how long it may hold it up, waiting for the disk included."""
+AT_ONCE_STEPS, AT_ONCE_S = 100_000, 0.05
+"""What a read may take on the event loop: steps of SQLite's machine, some milliseconds of them, and, with what it waits
+for the disk, seconds.
+"""
 _STEPS = 1_000
-"""Of SQLite's machine, between two looks at the clock: some hundredths of a millisecond."""
+"""Between two looks."""
 
 
 class SqliteDatabase:
@@ -68,8 +70,7 @@ class SqliteDatabase:
         sa.event.listen(self._near_engine, "connect", self._configure_near)
         sa.event.listen(self._near_engine, "begin", _begin)
         self._near: sa.Connection | None = None
-        self._near_began = (0.0, 0.0)
-        """Processor time and time."""
+        self._near_steps, self._near_until_s = 0, 0.0
 
     async def upgrade(self) -> None:
         async with self.write() as connection:
@@ -90,7 +91,7 @@ class SqliteDatabase:
     def read_at_once(self, read: Callable[[sa.Connection], T]) -> T:
         if self._near is None:
             self._near = self._near_engine.connect()
-        self._near_began = time.thread_time(), time.monotonic()
+        self._near_steps, self._near_until_s = 0, time.monotonic() + AT_ONCE_S
         try:
             return read(self._near)
         except exc.OperationalError as error:
@@ -153,9 +154,9 @@ class SqliteDatabase:
             await asyncio.wait(self._stopping)
 
     def _near_takes_long(self) -> bool:
-        # Not by the clock alone: a process that has to wait for its turn would begin every read anew.
-        worked_s, began_s = self._near_began
-        return time.thread_time() - worked_s > AT_ONCE_S or time.monotonic() - began_s > AT_ONCE_WAITING_S
+        # By what was done more than by the clock: a process that waits for its turn would begin its reads anew.
+        self._near_steps += _STEPS
+        return self._near_steps > AT_ONCE_STEPS or time.monotonic() > self._near_until_s
 
     def _configure_near(self, connection: sqlite3.Connection, _: object) -> None:
         connection.isolation_level = None
