@@ -200,7 +200,7 @@ def rfc3339(ts_ns: int) -> str:
     return f"{_second(seconds)}.{nanoseconds:09d}Z"
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _second(seconds: int) -> str:
     """Alerts that come together share their seconds."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"

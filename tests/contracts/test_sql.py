@@ -230,7 +230,7 @@ async def test_page_of_a_viewer_walks_the_indexes_of_what_they_see(store: SqlSto
         raw = await connection.get_raw_connection()
         told: list[str] = []
         await raw.driver_connection.set_trace_callback(told.append)  # type: ignore[union-attr]  # it is open
-        await read_alerts(connection, query)
+        await connection.run_sync(read_alerts, query)
         await raw.driver_connection.set_trace_callback(None)  # type: ignore[union-attr]  # it is open
         (statement,) = [text for text in told if "UNION ALL" in text]
         explained = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")

@@ -232,9 +232,9 @@ async def test_question_that_takes_the_store_too_long_is_503(
 
     from tapewatch.adapters import sql, sql_alerts
 
-    async def endless(connection: Any, query: Any) -> Any:
+    def endless(connection: Any, query: Any) -> Any:
         counting = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
-        return (await connection.execute(sa.text(counting))).scalars().all()
+        return connection.execute(sa.text(counting)).scalars().all()
 
     monkeypatch.setattr(sql, "QUERY_S", 0.1)
     with monkeypatch.context() as patched:

@@ -112,7 +112,7 @@ async def test_foreign_host_is_misdirected_when_hosts_are_listed(services: Servi
         ("DELETE", "/api/v1/alerts", "GET, HEAD"),
         ("POST", "/health", "GET, HEAD"),
         ("OPTIONS", "/api/v1/rules", "GET, HEAD, POST"),
-        ("BREW", "/api/v1/rules", "GET, HEAD, POST"),
+        ("PROPFIND", "/api/v1/rules", "GET, HEAD, POST"),
     ],
 )
 async def test_method_wrong_is_405_with_allow(

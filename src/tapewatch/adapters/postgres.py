@@ -7,10 +7,10 @@ a server that fell silent. Each of these is `Unavailable`, and every write may b
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import msgspec
@@ -23,8 +23,11 @@ from sqlalchemy.pool import NullPool
 from tapewatch.adapters import migrations, postgres_timescale
 from tapewatch.adapters.breaker import Breaker
 from tapewatch.adapters.postgres_errors import FAILURES, place, translated
+from tapewatch.adapters.sql_database import NotAtOnce
 from tapewatch.adapters.sql_statements import insert_or_replace
 from tapewatch.errors import ConfigError, TapewatchError
+
+T = TypeVar("T")
 
 CONNECTIONS = 5
 """Of one process at the most."""
@@ -92,6 +95,9 @@ class PostgresDatabase:
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
         return self._transaction()
+
+    def read_at_once(self, read: Callable[[sa.Connection], T]) -> T:  # noqa: ARG002
+        raise NotAtOnce
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:

@@ -16,6 +16,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -34,7 +35,7 @@ from tapewatch.adapters import (
     sql_rules,
     sql_toplists,
 )
-from tapewatch.adapters.sql_database import Database
+from tapewatch.adapters.sql_database import Database, NotAtOnce
 from tapewatch.adapters.sql_deliveries import CHANNELS, SUBSCRIPTIONS
 from tapewatch.adapters.sql_rules import RULES, WATCHLISTS, Change
 from tapewatch.adapters.sql_statements import page_size
@@ -158,11 +159,10 @@ class SqlStore:
             await self._database.replace(connection, bars_1m, rows, unless_greater="revision")
             await sql_readers.save_position(connection, reader, position)
 
-    @_whole
     async def bars(
         self, symbol: str, *, start_ns: int | None = None, end_ns: int | None = None, limit: int = 1000
     ) -> Bars:
-        return await self._read_history(
+        return await self._look_back(
             partial(sql_bars.read_bars, symbol=symbol, start_ns=start_ns, end_ns=end_ns, limit=limit)
         )
 
@@ -193,13 +193,11 @@ class SqlStore:
             await sql_readers.save_position(connection, reader, position)
         return changed
 
-    @_whole
     async def alerts(self, query: AlertQuery) -> list[Alert]:
-        return await self._read_history(partial(sql_alerts.read_alerts, query=query))
+        return await self._look_back(partial(sql_alerts.read_alerts, query=query))
 
-    @_whole
     async def alert(self, alert_id: str) -> Alert:
-        return await self._read_history(partial(sql_alerts.read_alert, alert_id=alert_id))
+        return await self._look_back(partial(sql_alerts.read_alert, alert_id=alert_id))
 
     @_whole
     async def mark_alert(
@@ -223,10 +221,8 @@ class SqlStore:
                 version=version,
             )
 
-    @_whole
     async def alert_marks(self, user_id: str, alert_ids: Sequence[str]) -> dict[str, AlertMark]:
-        async with self._database.read() as connection:
-            return await sql_marks.read_marks(connection, user_id, alert_ids)
+        return await self._look(partial(sql_marks.read_marks, user_id=user_id, alert_ids=alert_ids))
 
     @_whole
     async def begin_once(self, user_id: str, key: str, digest: bytes, *, now_ns: int) -> OnceState:
@@ -243,17 +239,13 @@ class SqlStore:
         async with self._database.read() as connection:
             return await sql_rules.read_snapshot(connection)
 
-    @_whole
     async def ruleset_number(self) -> int:
-        async with self._database.read() as connection:
-            return await sql_rules.read_number(connection)
+        return await self._look(sql_rules.read_number)
 
-    @_whole
     async def rule(self, rule_id: str, version: int | None = None) -> Rule:
-        async with self._database.read() as connection:
-            if version is None:
-                return await sql_rules.read_one(connection, RULES, rule_id)
-            return await sql_rules.read_version(connection, RULES, rule_id, version)
+        if version is None:
+            return await self._look(partial(sql_rules.read_one, what=RULES, wanted_id=rule_id))
+        return await self._look(partial(sql_rules.read_version, what=RULES, wanted_id=rule_id, version=version))
 
     @_whole
     async def rule_versions(self, rule_id: str, *, limit: int = 100, offset: int = 0) -> list[Rule]:
@@ -276,10 +268,8 @@ class SqlStore:
         async with self._database.read() as connection:
             return await sql_rules.read_all(connection, WATCHLISTS)
 
-    @_whole
     async def watchlist(self, watchlist_id: str) -> Watchlist:
-        async with self._database.read() as connection:
-            return await sql_rules.read_one(connection, WATCHLISTS, watchlist_id)
+        return await self._look(partial(sql_rules.read_one, what=WATCHLISTS, wanted_id=watchlist_id))
 
     @_whole
     async def save_watchlist(self, watchlist: Watchlist, *, actor: str = "local", most: int | None = None) -> Watchlist:
@@ -301,10 +291,8 @@ class SqlStore:
         async with self._database.read() as connection:
             return await sql_toplists.read_number(connection)
 
-    @_whole
     async def toplist(self, toplist_id: str) -> Toplist:
-        async with self._database.read() as connection:
-            return await sql_rules.read_one(connection, sql_toplists.TOPLISTS, toplist_id)
+        return await self._look(partial(sql_rules.read_one, what=sql_toplists.TOPLISTS, wanted_id=toplist_id))
 
     @_whole
     async def shown_metrics(self) -> tuple[str, ...]:
@@ -352,10 +340,8 @@ class SqlStore:
         async with self._database.read() as connection:
             return await sql_reference.read_securities(connection)
 
-    @_whole
     async def securities_of(self, symbols: Sequence[str]) -> list[Security]:
-        async with self._database.read() as connection:
-            return await sql_reference.read_securities_of(connection, symbols)
+        return await self._look(partial(sql_reference.read_securities_of, names=symbols))
 
     @_whole
     async def find_securities(self, query: SecurityQuery) -> list[str]:
@@ -622,6 +608,40 @@ class SqlStore:
         await self._database.close()
         if self._replica is not None:
             await self._replica.close()
+
+    async def _look(self, read: Callable[[sa.Connection], T]) -> T:
+        """A short read: on the event loop where the database can, else like every call."""
+        try:
+            return self._at_once(read)
+        except NotAtOnce:
+            return await self._look_beside(read)
+
+    async def _look_back(self, read: Callable[[sa.Connection], T]) -> T:
+        """As `_look`, of history, which may take long."""
+        try:
+            return self._at_once(read)
+        except NotAtOnce:
+            return await self._look_back_beside(read)
+
+    def _at_once(self, read: Callable[[sa.Connection], T]) -> T:
+        if self._closed:
+            raise Unavailable("the store is closed")
+        try:
+            return self._database.read_at_once(read)
+        except self._database.failures as error:
+            remedy = self._database.translated(error)
+            if remedy is None:
+                raise
+            raise remedy from error
+
+    @_whole
+    async def _look_beside(self, read: Callable[[sa.Connection], T]) -> T:
+        async with self._database.read() as connection:
+            return await connection.run_sync(read)
+
+    @_whole
+    async def _look_back_beside(self, read: Callable[[sa.Connection], T]) -> T:
+        return await self._read_history(lambda connection: connection.run_sync(read))
 
     async def _read_history(self, read: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         now_s = asyncio.get_running_loop().time()

@@ -2,7 +2,7 @@
 which of them somebody sees.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,6 +25,10 @@ from tapewatch.documents import Alert
 from tapewatch.errors import NotFound
 from tapewatch.ports import AlertQuery
 
+_COLUMNS = [alert_history.c[name] for name in Alert.__struct_fields__]
+_OLDEST_FIRST = sa.select(*_COLUMNS).order_by(alert_history.c.fired_at_ns, alert_history.c.alert_id)
+_NEWEST_FIRST = sa.select(*_COLUMNS).order_by(alert_history.c.fired_at_ns.desc(), alert_history.c.alert_id.desc())
+_PRICE, _VALUES, _AGES, _TAGS = map(Alert.__struct_fields__.index, ("price", "values", "ages_s", "tags"))
 _LOCAL = "local"
 """The owner whose alerts the indexes of owners leave out."""
 
@@ -47,12 +51,12 @@ async def annotate_alerts(connection: AsyncConnection, symbol: str, *, since_ns:
     """Those that the note changed, as they are now, oldest first."""
     table = alert_history.c
     fired = (
-        sa.select(alert_history)
+        sa.select(*_COLUMNS)
         .where(table.symbol == symbol, *between(table.fired_at_ns, since_ns, None))
         .order_by(table.fired_at_ns, table.alert_id)
         .with_for_update()
     )
-    stored = [_alert(row) for row in (await connection.execute(fired)).mappings()]
+    stored = [_alert(row) for row in (await connection.execute(fired)).all()]
     changed = [now for alert in stored if (now := alert.annotated(note)).note != alert.note]
     if changed:
         written = (
@@ -65,27 +69,25 @@ async def annotate_alerts(connection: AsyncConnection, symbol: str, *, since_ns:
     return changed
 
 
-async def read_alerts(connection: AsyncConnection, query: AlertQuery) -> list[Alert]:
+def read_alerts(connection: sa.Connection, query: AlertQuery) -> list[Alert]:
     if query.viewer is None:
-        return [_alert(row) for row in (await connection.execute(_wanted(connection, query))).mappings()]
+        return [_alert(row) for row in connection.execute(_wanted(connection, query)).all()]
     # Each half walks through exactly its answer: asked at once, what is another's would be walked over too.
     wanted = _wanted(connection, query)
     own = wanted.where(alert_history.c.owner == query.viewer)
     if query.viewer != _LOCAL:
         own = own.where(OWNED)
     halves = sa.union_all(*(half.subquery().select() for half in (own, wanted.where(SHARED))))
-    rows = {row["alert_id"]: row for row in (await connection.execute(halves)).mappings()}
-    in_order = sorted(
-        rows.values(), key=lambda row: (row["fired_at_ns"], row["alert_id"]), reverse=not query.oldest_first
-    )
+    rows = {row.alert_id: row for row in connection.execute(halves)}
+    in_order = sorted(rows.values(), key=lambda row: (row.fired_at_ns, row.alert_id), reverse=not query.oldest_first)
     return [_alert(row) for row in in_order[: page_size(query.limit)]]
 
 
-def _wanted(connection: AsyncConnection, query: AlertQuery) -> sa.Select[Any]:
+def _wanted(connection: sa.Connection, query: AlertQuery) -> sa.Select[Any]:
     """All that the query asks for but the viewer."""
     table = alert_history.c
     key = (table.fired_at_ns, table.alert_id)
-    wanted = sa.select(alert_history).order_by(*(key if query.oldest_first else (part.desc() for part in key)))
+    wanted = _OLDEST_FIRST if query.oldest_first else _NEWEST_FIRST
     wanted = wanted.where(*between(table.fired_at_ns, query.since_ns, query.until_ns)).limit(page_size(query.limit))
     if query.symbol is not None:
         wanted = wanted.where(table.symbol == query.symbol)
@@ -103,7 +105,7 @@ def _place(seen: tuple[int, str]) -> Any:
     return sa.tuple_(sa.literal(int64(fired_at_ns), sa.BigInteger), sa.literal(alert_id))
 
 
-def _narrowed(connection: AsyncConnection, query: AlertQuery) -> list[sa.ColumnElement[bool]]:
+def _narrowed(connection: sa.Connection, query: AlertQuery) -> list[sa.ColumnElement[bool]]:
     table = alert_history.c
     words = (
         (table.symbol, query.symbols),
@@ -126,9 +128,8 @@ def _narrowed(connection: AsyncConnection, query: AlertQuery) -> list[sa.ColumnE
     return asked
 
 
-async def read_alert(connection: AsyncConnection, alert_id: str) -> Alert:
-    found = await connection.execute(sa.select(alert_history).where(alert_history.c.alert_id == alert_id))
-    row = found.mappings().one_or_none()
+def read_alert(connection: sa.Connection, alert_id: str) -> Alert:
+    row = connection.execute(sa.select(*_COLUMNS).where(alert_history.c.alert_id == alert_id)).one_or_none()
     if row is None:
         raise NotFound(f"there is no alert {alert_id}")
     return _alert(row)
@@ -162,6 +163,11 @@ def _row(alert: Alert) -> dict[str, Any]:
     }
 
 
-def _alert(row: Mapping[Any, Any]) -> Alert:
-    numbers = {column: {name: nan(value) for name, value in row[column].items()} for column in ("values", "ages_s")}
-    return Alert(**{**row, **numbers, "price": nan(row["price"]), "tags": tuple(row["tags"])})
+def _alert(row: Sequence[Any]) -> Alert:
+    """Of a row of `_COLUMNS`."""
+    fields = list(row)
+    fields[_PRICE] = nan(fields[_PRICE])
+    for numbers in (_VALUES, _AGES):
+        fields[numbers] = {name: nan(value) for name, value in fields[numbers].items()}
+    fields[_TAGS] = tuple(fields[_TAGS])
+    return Alert(*fields)

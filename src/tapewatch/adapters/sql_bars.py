@@ -10,11 +10,23 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tapewatch.adapters.sql_statements import between, delete_some, null, page_size
+from tapewatch.adapters.sql_statements import INT64_MAX, delete_some, int64, null, page_size
 from tapewatch.adapters.sql_tables import bars_1m
 from tapewatch.engine.columns import BAR_COLUMNS, Bars
 
 UNKNOWN_COLUMNS = ("open", "high", "low", "close", "volume", "vwap", "vwap_volume")
+
+# Made once, for to make it takes as long as to read a hundred bars.
+_NEWEST = (
+    sa.select(*(bars_1m.c[name] for name in BAR_COLUMNS[1:]))
+    .where(
+        bars_1m.c.symbol == sa.bindparam("symbol"),
+        bars_1m.c.close.is_not(None),
+        bars_1m.c.ts_ns.between(sa.bindparam("first_ns"), sa.bindparam("last_ns")),
+    )
+    .order_by(bars_1m.c.ts_ns.desc())
+    .limit(sa.bindparam("most"))
+)
 
 
 def bar_rows(bars: Bars) -> list[tuple[Any, ...]]:
@@ -31,16 +43,13 @@ def bar_rows(bars: Bars) -> list[tuple[Any, ...]]:
     return rows if len(newest) == len(rows) else list(newest.values())
 
 
-async def read_bars(
-    connection: AsyncConnection, symbol: str, *, start_ns: int | None, end_ns: int | None, limit: int
-) -> Bars:
-    newest = (
-        sa.select(*(bars_1m.c[name] for name in BAR_COLUMNS[1:]))
-        .where(bars_1m.c.symbol == symbol, bars_1m.c.close.is_not(None), *between(bars_1m.c.ts_ns, start_ns, end_ns))
-        .order_by(bars_1m.c.ts_ns.desc())
-        .limit(page_size(limit))
-    )
-    rows = (await connection.execute(newest)).all()
+def read_bars(connection: sa.Connection, symbol: str, *, start_ns: int | None, end_ns: int | None, limit: int) -> Bars:
+    first_ns = -INT64_MAX - 1 if start_ns is None else start_ns
+    last_ns = INT64_MAX if end_ns is None else end_ns - 1
+    is_there = first_ns <= INT64_MAX and last_ns >= -INT64_MAX - 1
+    most = page_size(limit) if is_there else 0
+    asked = {"symbol": symbol, "first_ns": int64(first_ns), "last_ns": int64(last_ns), "most": most}
+    rows = connection.execute(_NEWEST, asked).all()
     columns = zip(*reversed(rows), strict=True) if rows else [()] * len(BAR_COLUMNS[1:])
     arrays: dict[str, Any] = {
         name: np.array(column, np.float64 if name in UNKNOWN_COLUMNS else np.int64)

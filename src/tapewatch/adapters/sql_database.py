@@ -1,13 +1,19 @@
 """What the store asks of a database, beyond the SQL that all of them know."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tapewatch.errors import TapewatchError
+
+T = TypeVar("T")
+
+
+class NotAtOnce(Exception):
+    """It takes longer than the event loop may wait."""
 
 
 class Database(Protocol):
@@ -21,6 +27,12 @@ class Database(Protocol):
         ...
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+
+    def read_at_once(self, read: Callable[[sa.Connection], T]) -> T:
+        """What `read` finds in one transaction, before anything else happens on the event loop. `NotAtOnce` if that
+        would hold it up; then nothing has happened.
+        """
+        ...
 
     def bounded(self, connection: AsyncConnection, seconds: float) -> AbstractAsyncContextManager[None]:
         """Statements within the block are ended by the database after so long, which is one of `failures`."""

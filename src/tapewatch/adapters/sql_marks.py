@@ -13,6 +13,11 @@ from tapewatch.ports import AlertMark
 
 _IDS = 500
 """Of one query: databases bound the parameters of a statement."""
+_SOME = sa.select(alert_marks).where(
+    alert_marks.c.user_id == sa.bindparam("user_id"),
+    alert_marks.c.alert_id.in_(sa.bindparam("ids", expanding=True)),
+    alert_marks.c.version > 0,
+)
 
 
 async def mark_alert(
@@ -53,13 +58,11 @@ async def mark_alert(
     return changed
 
 
-async def read_marks(connection: AsyncConnection, user_id: str, alert_ids: Sequence[str]) -> dict[str, AlertMark]:
-    table, found = alert_marks.c, dict[str, AlertMark]()
+def read_marks(connection: sa.Connection, user_id: str, alert_ids: Sequence[str]) -> dict[str, AlertMark]:
+    found: dict[str, AlertMark] = {}
     for start in range(0, len(alert_ids), _IDS):
-        some = sa.select(alert_marks).where(
-            table.user_id == user_id, table.alert_id.in_(alert_ids[start : start + _IDS]), table.version > 0
-        )
-        found |= {row.alert_id: _mark(row) for row in await connection.execute(some)}
+        some = connection.execute(_SOME, {"user_id": user_id, "ids": alert_ids[start : start + _IDS]})
+        found |= {row.alert_id: _mark(row) for row in some}
     return found
 
 

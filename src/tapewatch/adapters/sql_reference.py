@@ -22,6 +22,10 @@ from tapewatch.ports import SecurityQuery
 
 NAMES = 500
 """Symbols of one query: databases bound the parameters of a statement."""
+_FIELDS = symbols.columns.keys()
+_SOME_SYMBOLS = (
+    sa.select(symbols).where(symbols.c.symbol.in_(sa.bindparam("names", expanding=True))).order_by(symbols.c.symbol)
+)
 
 
 async def save_securities(connection: AsyncConnection, securities: Sequence[Security]) -> None:
@@ -29,7 +33,7 @@ async def save_securities(connection: AsyncConnection, securities: Sequence[Secu
 
 
 async def read_securities(connection: AsyncConnection) -> list[Security]:
-    rows = (await connection.execute(sa.select(symbols).order_by(symbols.c.symbol))).mappings().all()
+    rows = (await connection.execute(sa.select(symbols).order_by(symbols.c.symbol))).all()
     found: list[Security] = []
     for start in range(0, len(rows), ROWS):
         found += [_security(row) for row in rows[start : start + ROWS]]
@@ -37,11 +41,10 @@ async def read_securities(connection: AsyncConnection) -> list[Security]:
     return found
 
 
-async def read_securities_of(connection: AsyncConnection, names: Sequence[str]) -> list[Security]:
+def read_securities_of(connection: sa.Connection, names: Sequence[str]) -> list[Security]:
     found: list[Security] = []
     for some in _some_names(sorted(set(names))):
-        wanted = sa.select(symbols).where(symbols.c.symbol.in_(some)).order_by(symbols.c.symbol)
-        found += [_security(row) for row in (await connection.execute(wanted)).mappings()]
+        found += [_security(row) for row in connection.execute(_SOME_SYMBOLS, {"names": some}).all()]
     return found
 
 
@@ -116,8 +119,9 @@ def _some_names(names: Sequence[str]) -> Iterator[Sequence[str]]:
         yield names[first : first + NAMES]
 
 
-def _security(row: Any) -> Security:
-    return parse_document(Security, dict(row), where=f"stored security {row['symbol']}")
+def _security(row: Sequence[Any]) -> Security:
+    """Of a row of `symbols`."""
+    return parse_document(Security, dict(zip(_FIELDS, row, strict=True)), where=f"stored security {row[0]}")
 
 
 async def _upsert(connection: AsyncConnection, table: sa.Table, given: Sequence[Document]) -> None:

@@ -83,18 +83,18 @@ async def read_all(connection: AsyncConnection, what: Versioned[V]) -> list[V]:
     return await read_documents(what, (await connection.execute(newest)).scalars().all())
 
 
-async def read_one(connection: AsyncConnection, what: Versioned[V], wanted_id: str) -> V:
+def read_one(connection: sa.Connection, what: Versioned[V], wanted_id: str) -> V:
     newest = what.newest(what.versions.c.document).where(what.head_id == wanted_id, what.heads.c.deleted.is_(False))
-    raw = (await connection.execute(newest)).scalar_one_or_none()
+    raw = connection.execute(newest).scalar_one_or_none()
     if raw is None:
         raise NotFound(f"there is no {what.kind} {wanted_id}")
     return what.document(raw)
 
 
-async def read_version(connection: AsyncConnection, what: Versioned[V], wanted_id: str, version: int) -> V:
+def read_version(connection: sa.Connection, what: Versioned[V], wanted_id: str, version: int) -> V:
     table = what.versions.c
     one = sa.select(table.document).where(what.version_id == wanted_id, table.version == min(version, INT64_MAX))
-    raw = (await connection.execute(one)).scalar_one_or_none()
+    raw = connection.execute(one).scalar_one_or_none()
     if raw is None:
         raise NotFound(f"there is no version {version} of a {what.kind} {wanted_id}")
     return what.document(raw)
@@ -119,8 +119,8 @@ async def read_versions(
     return found
 
 
-async def read_number(connection: AsyncConnection) -> int:
-    return int((await connection.execute(sa.select(ruleset_number.c.number))).scalar_one())
+def read_number(connection: sa.Connection) -> int:
+    return int(connection.execute(sa.select(ruleset_number.c.number)).scalar_one())
 
 
 async def read_snapshot(connection: AsyncConnection) -> Snapshot:
@@ -244,7 +244,7 @@ async def _check_quota(connection: AsyncConnection, what: Versioned[V], owner: s
 async def delete_head(connection: AsyncConnection, what: Versioned[V], wanted_id: str, change: Change) -> V:
     """What it was. Begins with the lock; the versions stay."""
     await _lock(connection)
-    known = await read_one(connection, what, wanted_id)
+    known = await connection.run_sync(read_one, what, wanted_id)
     await connection.execute(sa.update(what.heads).where(what.head_id == wanted_id).values(deleted=True))
     await _write_audit(connection, what, known, "delete", change, _differences(_content(known), {}))
     return known

@@ -1,5 +1,8 @@
 """What only SQLite knows: one file, one writer, and the settings that make a commit durable.
 
+Short reads run on the event loop itself: handing one to a thread and back costs ten times what it takes. One that is
+not over in some milliseconds is given up and begun again beside the loop.
+
 Writes go one at a time, because SQLite has one writer, and each takes the write lock before it reads, so that no writer
 finds halfway that another was first. Reads run beside them on their own connections and see the last commit. A call
 that finds all connections busy waits for one.
@@ -8,10 +11,11 @@ that finds all connections busy waits for one.
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 import msgspec
@@ -19,14 +23,24 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import StaticPool
 
 from tapewatch.adapters import migrations
+from tapewatch.adapters.sql_database import NotAtOnce
 from tapewatch.adapters.sql_statements import ROWS, insert_or_replace
 from tapewatch.errors import ConfigError, TapewatchError, Unavailable
+
+T = TypeVar("T")
 
 CONNECTIONS = 5
 BUSY_S = 5.0
 """How long a write waits for another process that writes to the same file."""
+AT_ONCE_STEPS, AT_ONCE_S = 100_000, 0.05
+"""What a read may take on the event loop: steps of SQLite's machine, some milliseconds of them, and, with what it waits
+for the disk, seconds.
+"""
+_STEPS = 1_000
+"""Between two looks."""
 
 
 class SqliteDatabase:
@@ -53,6 +67,14 @@ class SqliteDatabase:
         sa.event.listen(self._engine.sync_engine, "begin", _begin)
         self._writing = asyncio.Lock()
 
+        self._near_engine = sa.create_engine(
+            url.set(drivername="sqlite"), poolclass=StaticPool, json_deserializer=msgspec.json.decode
+        )
+        sa.event.listen(self._near_engine, "connect", self._configure_near)
+        sa.event.listen(self._near_engine, "begin", _begin)
+        self._near: sa.Connection | None = None
+        self._near_steps, self._near_until_s = 0, 0.0
+
     async def upgrade(self) -> None:
         async with self.write() as connection:
             await connection.run_sync(migrations.upgrade)
@@ -68,6 +90,19 @@ class SqliteDatabase:
     async def read(self) -> AsyncIterator[AsyncConnection]:
         async with self._engine.connect() as connection:
             yield connection
+
+    def read_at_once(self, read: Callable[[sa.Connection], T]) -> T:
+        if self._near is None:
+            self._near = self._near_engine.connect()
+        self._near_steps, self._near_until_s = 0, time.monotonic() + AT_ONCE_S
+        try:
+            return read(self._near)
+        except exc.OperationalError as error:
+            if _code(error) in {sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY}:
+                raise NotAtOnce from None
+            raise
+        finally:
+            self._near.rollback()
 
     @asynccontextmanager
     async def bounded(self, connection: AsyncConnection, seconds: float) -> AsyncIterator[None]:
@@ -100,8 +135,7 @@ class SqliteDatabase:
         if isinstance(error, exc.TimeoutError):
             return Unavailable("all connections to the store are busy")
         where = f"the store {self._url.database}"
-        cause = getattr(error, "orig", None)
-        code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+        cause, code = getattr(error, "orig", None), _code(error)
         if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}:
             return ConfigError(f"{where} cannot be opened for writing: {cause}")
         if code == sqlite3.SQLITE_INTERRUPT:
@@ -115,9 +149,23 @@ class SqliteDatabase:
         return Unavailable(f"{where} does not answer: {cause}")
 
     async def close(self) -> None:
+        if self._near is not None:
+            self._near.close()
+        self._near_engine.dispose()
         await self._engine.dispose()
         while self._stopping:
             await asyncio.wait(self._stopping)
+
+    def _near_takes_long(self) -> bool:
+        # By what was done more than by the clock: a process that waits for its turn would begin its reads anew.
+        self._near_steps += _STEPS
+        return self._near_steps > AT_ONCE_STEPS or time.monotonic() > self._near_until_s
+
+    def _configure_near(self, connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute("PRAGMA query_only = ON")
+        connection.set_progress_handler(self._near_takes_long, _STEPS)
 
     async def _connect(self) -> aiosqlite.Connection:
         if self._url.database and not self._url.database.startswith("file:"):
@@ -145,6 +193,11 @@ class _Connection(aiosqlite.Connection):
             self._all_stopping.add(future)
             future.add_done_callback(self._all_stopping.discard)
         return future
+
+
+def _code(error: Exception) -> int:
+    code: int = getattr(getattr(error, "orig", None), "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return code & 0xFF
 
 
 def _configure(connection: Any, _: object) -> None:

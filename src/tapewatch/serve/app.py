@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -47,6 +47,7 @@ from tapewatch.serve.api.query import NO_DOUBLES
 from tapewatch.serve.bodies import with_definitions
 from tapewatch.serve.gateway import Gateway
 from tapewatch.serve.guard import Guard
+from tapewatch.serve.operations import Operations
 from tapewatch.serve.problems import answer_http_exception, answer_tapewatch_error, answer_validation_error
 from tapewatch.serve.rate_limits import Limited, within_limits
 from tapewatch.serve.request_ids import RequestIds
@@ -68,6 +69,8 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
+    operations = Operations()
+    app.add_middleware(operations.around)
     if services.limits is not None:
         app.add_middleware(Limited, limits=services.limits)
     app.state.limits = services.limits
@@ -103,8 +106,8 @@ def create_app(services: Services) -> FastAPI:
         users.router(services, passwords),
         system.status_router(services),
     ):
-        app.include_router(router, dependencies=[let_in, Depends(within_limits), NO_DOUBLES])
-    app.include_router(system.probes_router(services.ready, prefix=API), dependencies=[let_in, NO_DOUBLES])
+        _include(app, operations, router, [let_in, Depends(within_limits), NO_DOUBLES])
+    _include(app, operations, system.probes_router(services.ready, prefix=API), [let_in, NO_DOUBLES])
     app.include_router(system.probes_router(services.ready), include_in_schema=False)
     if services.exports_metrics:
         app.include_router(system.prometheus_router())
@@ -113,6 +116,12 @@ def create_app(services: Services) -> FastAPI:
     _complete_document(app)
     _make_ready(app)
     return app
+
+
+def _include(app: FastAPI, operations: Operations, router: APIRouter, dependencies: list[params.Depends]) -> None:
+    """The framework documents what `operations` answers."""
+    app.include_router(router, dependencies=dependencies)
+    operations.take(router, dependencies)
 
 
 def create_small_app(

@@ -28,7 +28,11 @@ class BoardView:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self.version = 0
+        """Rises with each board: what was made of equal versions is equal."""
         self._rows: dict[int, BoardRows] = {}
+        self._row_of: dict[int, dict[str, int]] = {}
+        """By partition, where the board's metrics stand."""
         self._place: dict[str, tuple[int, int]] = {}
         self._sorted: tuple[str, ...] | None = None
 
@@ -47,6 +51,9 @@ class BoardView:
         """Replace the partition's board."""
         known = self._rows.get(partition)
         self._rows[partition] = rows
+        self.version += 1
+        if known is None or known.metrics != rows.metrics:
+            self._row_of[partition] = {name: row for row, name in enumerate(rows.metrics)}
         if known is not None and (known.symbols is rows.symbols or known.symbols == rows.symbols):
             return
         if known is not None:
@@ -79,30 +86,34 @@ class BoardView:
         if place is None:
             return dict.fromkeys(metrics, math.nan)
         partition, column = place
-        rows = self._rows[partition]
-        return {
-            name: float(rows.values[rows.metrics.index(name), column]) if name in rows.metrics else math.nan
-            for name in metrics
-        }
+        values, row_of = self._rows[partition].values, self._row_of[partition]
+        return {name: float(values[row_of[name], column]) if name in row_of else math.nan for name in metrics}
 
-    def marks(self, symbol: str) -> tuple[bool, bool]:
-        """Whether it is stale, and whether it is halted; False where the board does not know."""
-        place = self._place.get(symbol)
-        if place is None:
-            return False, False
-        facts = self.some_of(symbol, MARKS)
-        ages, halted = (np.array([facts[name]]) for name in MARKS)
-        is_stale, is_halted = marks(ages, halted, covered=self._rows[place[0]].covered)
-        return bool(is_stale[0]), bool(is_halted[0])
+    def marks(self, symbols: Sequence[str]) -> dict[str, tuple[bool, bool]]:
+        """Of each that the board knows, whether it is stale, and whether it is halted."""
+        known: dict[int, list[str]] = {}
+        for symbol in symbols:
+            if symbol in self._place:
+                known.setdefault(self._place[symbol][0], []).append(symbol)
+        found: dict[str, tuple[bool, bool]] = {}
+        for partition, some in known.items():
+            rows, row_of = self._rows[partition], self._row_of[partition]
+            columns = [self._place[symbol][1] for symbol in some]
+            unknown = np.full(len(some), np.nan)
+            facts = [rows.values[row_of[name], columns] if name in row_of else unknown for name in MARKS]
+            stale, halted = marks(*facts, covered=rows.covered)
+            found |= zip(some, zip(stale.tolist(), halted.tolist(), strict=True), strict=True)
+        return found
 
     def column(self, metric: str) -> tuple[list[str], F64]:
         """Symbols and their values of one metric over all partitions, for ranking: shapes (n,) and (n,)."""
         symbols: list[str] = []
         parts: list[F64] = []
-        for _, rows in sorted(self._rows.items()):
-            if metric in rows.metrics:
+        for partition, rows in sorted(self._rows.items()):
+            row = self._row_of[partition].get(metric)
+            if row is not None:
                 symbols += rows.symbols
-                parts.append(rows.values[rows.metrics.index(metric)])
+                parts.append(rows.values[row])
         return symbols, np.concatenate(parts) if parts else np.zeros(0)
 
     def as_of(self) -> tuple[int, str] | None:

@@ -4,9 +4,11 @@ It looks at headers only. It never reads a body and never decides what a request
 """
 
 import logging
+from functools import cache, lru_cache
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+from prometheus_client import Counter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,25 +20,26 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS = _SAFE | {"POST", "PUT", "PATCH", "DELETE"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
     # 'self' holds the WebSocket of the same host, too. The one style let in is that of the chart library's logo.
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' data:; "
-        "style-src 'self' 'sha256-3pRED1tOXas1FXFoPb9TGCjmYe9XQsmO9OV23khV2nY='; "
-        "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    b"content-security-policy": (
+        b"default-src 'self'; img-src 'self' data:; "
+        b"style-src 'self' 'sha256-3pRED1tOXas1FXFoPb9TGCjmYe9XQsmO9OV23khV2nY='; "
+        b"object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
-    "X-Frame-Options": "DENY",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
+    b"x-frame-options": b"DENY",
+    b"cross-origin-opener-policy": b"same-origin",
+    b"cross-origin-resource-policy": b"same-origin",
 }
+_NOT_STORED = {**_HEADERS, b"cache-control": b"no-store"}
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, If-Match, X-Request-Id",
     "Access-Control-Max-Age": "600",
 }
 _EXPOSED = "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
-_NOT_STORED = ("/api/", "/health", "/ready", "/metrics")
+_NOT_STORED_PATHS = ("/api/", "/health", "/ready", "/metrics")
 
 log = logging.getLogger(__name__)
 
@@ -74,23 +77,24 @@ class Guard:
         # HEAD is GET without the body, which the server itself leaves out.
         inner = {**scope, "method": "GET"} if method == "HEAD" else scope
         status = 0
-        origin = Headers(scope=scope).get("origin")
-        shared_with = origin if origin in self._foreign and scope["path"].startswith("/api/") else None
+        shared_with: str | None = None
+        if self._foreign and scope["path"].startswith("/api/"):
+            origin = Headers(scope=scope).get("origin")
+            shared_with = origin if origin in self._foreign else None
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers[name] = value
-                if scope["path"].startswith(_NOT_STORED):
-                    headers["Cache-Control"] = "no-store"
+                ours = _NOT_STORED if scope["path"].startswith(_NOT_STORED_PATHS) else _HEADERS
+                others = [header for header in message["headers"] if header[0] not in ours]
+                message["headers"] = [*others, *ours.items()]
                 if self._foreign:
+                    headers = MutableHeaders(scope=message)
                     headers.add_vary_header("Origin")
-                if shared_with is not None:
-                    headers["Access-Control-Allow-Origin"] = shared_with
-                    headers["Access-Control-Expose-Headers"] = _EXPOSED
+                    if shared_with is not None:
+                        headers["Access-Control-Allow-Origin"] = shared_with
+                        headers["Access-Control-Expose-Headers"] = _EXPOSED
             await send(message)
 
         refusal = self._refusal(scope, changes=method not in _SAFE, foreign=shared_with)
@@ -111,19 +115,18 @@ class Guard:
                 scope, receive, send_guarded
             )
         finally:
-            label = method if method in _METHODS else "other"
-            HTTP_REQUESTS_TOTAL.labels(method=label, path=_template(inner), status=str(status)).inc()
+            _counter(method if method in _METHODS else "other", _template(inner), status).inc()
 
     def _refusal(self, scope: Scope, *, changes: bool, foreign: str | None = None) -> Response | None:
         """`foreign`: the origin that may do this although it is not ours."""
-        headers = Headers(scope=scope)
-        if "content-length" in headers and "transfer-encoding" in headers:
+        headers = dict(reversed(scope["headers"]))  # of several the first
+        if b"content-length" in headers and b"transfer-encoding" in headers:
             # A proxy in front may believe the other one, and then take the body's end for somebody's next request.
             return problem(HTTPStatus.BAD_REQUEST, "a body has one length", headers={"Connection": "close"})
-        host = headers.get("host", "")
+        host = headers.get(b"host", b"").decode("latin-1")
         if self._hosts and _name(host) not in self._hosts:
             return problem(HTTPStatus.MISDIRECTED_REQUEST, "this server does not go by that name")
-        origin = headers.get("origin")
+        origin = headers[b"origin"].decode("latin-1") if b"origin" in headers else None
         if changes and origin is not None and origin != foreign and not self._is_own(origin, host):
             return problem(HTTPStatus.FORBIDDEN, "a page of another origin may not do this")
         return None
@@ -147,11 +150,18 @@ def _is_preflight(scope: Scope) -> bool:
     return scope["method"] == "OPTIONS" and "access-control-request-method" in Headers(scope=scope)
 
 
+@lru_cache(maxsize=256)
 def _name(host: str) -> str:
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
+
+
+@cache
+def _counter(method: str, path: str, status: int) -> Counter:
+    """There are as many as there are routes and statuses; to look one up by its labels takes as long as to count."""
+    return HTTP_REQUESTS_TOTAL.labels(method=method, path=path, status=str(status))
 
 
 def _template(scope: Scope) -> str:

@@ -80,7 +80,12 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {422: _DOCUMENTED, "4XX": _DOCUMENTE
 
 def json_response(content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """JSON by msgspec, which writes NaN and infinities as null, so an answer is JSON whatever the numbers are."""
-    return Response(msgspec.json.encode(content), status, dict(headers or {}), "application/json")
+    return encoded_response(msgspec.json.encode(content), status=status, headers=headers)
+
+
+def encoded_response(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Of what is JSON already."""
+    return Response(body, status, dict(headers or {}), "application/json")
 
 
 def problem(

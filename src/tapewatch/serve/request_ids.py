@@ -3,15 +3,15 @@
 A client may bring its own, so that its log and ours can be laid side by side. It is a label and gives no right.
 """
 
+import random
 import re
-import secrets
 from contextvars import ContextVar
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = "X-Request-Id"
+_KEY = HEADER.lower().encode()
 _GIVEN = re.compile(r"[A-Za-z0-9._\-]{8,64}")
 _CURRENT: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -31,12 +31,13 @@ class RequestIds:
         if scope["type"] != "http":  # a socket lives for hours, and its lines are not those of one request
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
-        name = given if _GIVEN.fullmatch(given) else secrets.token_hex(16)
+        given = next((value for key, value in scope["headers"] if key == _KEY), b"").decode("latin-1")
+        name = given if _GIVEN.fullmatch(given) else f"{random.getrandbits(128):032x}"  # it gives no right
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[HEADER] = name
+                others = [header for header in message["headers"] if header[0] != _KEY]
+                message["headers"] = [*others, (_KEY, name.encode())]
             await send(message)
 
         token = _CURRENT.set(name)

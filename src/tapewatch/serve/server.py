@@ -1,10 +1,11 @@
 """The HTTP and WebSocket server under the application: uvicorn, with what it leaves unbounded bounded.
 
-It owns sockets and their limits and knows nothing of what is served. Four things are added to uvicorn. A request's
-headers must arrive in time. A WebSocket's write buffers in the kernel are small, so that a client that does not read
-shows soon, and it can be dropped: closing in order waits for a reader that may never come back. Control frames and
-fragments, which never reach the application, are counted too. And a text that thousands of clients get is framed once,
-and written without what every message costs on its way through the application's layers.
+It owns sockets and their limits and knows nothing of what is served. Five things are added to uvicorn. A request's
+head must arrive in time. What the parser takes at any length, heads and requests that wait for their turn, has a bound.
+A WebSocket's write buffers in the kernel are small, so that a client that does not read shows soon, and it can be
+dropped: closing in order waits for a reader that may never come back. Control frames and fragments, which never reach
+the application, are counted too. And a text that thousands of clients get is framed once, and written without what
+every message costs on its way through the application's layers.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from typing import Any, cast
 import uvicorn
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
@@ -25,6 +26,9 @@ MAX_FRAME_BYTES = 64 * 1024
 HEARTBEAT_S = 20
 _TCP = (socket.AF_INET, socket.AF_INET6)
 _HEADERS_TIMEOUT_S = 10.0
+_MAX_HEAD_BYTES = 16 * 1024
+_MAX_WAITING = 8
+_TOO_LONG = "Request head too long."
 _SEND_BUFFER_BYTES = 256 * 1024
 _SOCKET = "tapewatch.socket"
 _FRAMED = 64
@@ -33,12 +37,21 @@ _MAX_FRAGMENTS = 1024
 _MAX_PINGS_PER_S = 20
 
 
-class BoundedHttp(H11Protocol):
-    """A request's headers must arrive within ten seconds of the connection, or of the response before; and so must the
+class _Refused(Exception):
+    """Raised where the parser calls, which ends its work: the connection gets 400 and is closed."""
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """A request's head must arrive within ten seconds of the connection, or of the response before; and so must the
     rest of a body that was refused. Bodies that are read have their own limit where they are read.
+
+    A head has 16 kB, what follows a body included, and one Host if it is of HTTP/1.1. Eight requests may wait for the
+    one that is being answered.
     """
 
     _deadline: asyncio.TimerHandle | None = None
+    _has_head = _is_refused = _heard = False
+    _head_bytes = _hosts = _unheard_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -53,15 +66,72 @@ class BoundedHttp(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
+        self._heard = False
         super().data_received(data)
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if answering or self.transport.get_protocol() is not self:  # the latter once it became a WebSocket
+        if self._is_answering or self.transport.get_protocol() is not self:  # the latter once it became a WebSocket
             self._stop_watching()
+        # The parser keeps a header until it ends, and says nothing of it before.
+        self._unheard_bytes = 0 if self._heard else self._unheard_bytes + len(data)
+        if self._unheard_bytes > _MAX_HEAD_BYTES:
+            self.send_400_response(_TOO_LONG)
+
+    def on_message_begin(self) -> None:
+        self._heard, self._has_head = True, False
+        self._head_bytes = self._hosts = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value) + 4)
+        if self._has_head:  # behind the body, where it would change what was decided by the head
+            return
+        if len(name) == 4 and name.lower() == b"host":
+            self._hosts += 1
+        super().on_header(name, value.rstrip(b" \t"))
+
+    def on_headers_complete(self) -> None:
+        self._heard = self._has_head = True
+        lacks_host = self._hosts == 0 and self.parser.get_http_version() == "1.1"
+        if lacks_host or self._hosts > 1 or len(self.pipeline) >= _MAX_WAITING:
+            raise _Refused
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._heard = True
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        """To what cannot be a request. Answers that are under way come first, and then the end without a word: it could
+        be taken for the answer to another request.
+        """
+        self._is_refused = True
+        is_own = not self.pipeline and self.cycle is not None and self.cycle.more_body
+        if not self._is_answering or (is_own and not self.cycle.response_started):
+            super().send_400_response(msg)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.response_complete and not self.transport.is_closing():
+        if self._is_answering or self.transport.is_closing():
+            return
+        if self._is_refused:
+            self.transport.close()
+        else:
             self._watch()
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _count(self, size: int) -> None:
+        self._heard = True
+        self._head_bytes += size
+        if self._head_bytes > _MAX_HEAD_BYTES:
+            raise _Refused
 
     def _watch(self) -> None:
         if self._deadline is None:
@@ -159,7 +229,6 @@ def server_config(app: ASGIApp, *, host: str, port: int, **options: Any) -> uvic
         "ws_ping_timeout": HEARTBEAT_S,
         # 64 kB a connection, and a small frame from outside could unfold into a large one.
         "ws_per_message_deflate": False,
-        "h11_max_incomplete_event_size": 16 * 1024,
         "timeout_keep_alive": 5,
         "timeout_graceful_shutdown": 3,
         "server_header": False,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
+import msgspec
 from fastapi import APIRouter, Request
 from fastapi import Query as FromQuery
 from fastapi.responses import Response
@@ -20,7 +21,7 @@ from tapewatch.accounts.roles import Principal
 from tapewatch.documents import DAY_S, Alert, Text, rfc3339
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.errors import Invalid, NotFound
-from tapewatch.ports import AlertMark, AlertQuery
+from tapewatch.ports import AlertMark, AlertQuery, Store
 from tapewatch.serve.access import who
 from tapewatch.serve.api import API
 from tapewatch.serve.api.ownership import viewer_of
@@ -36,6 +37,8 @@ _CURSOR = re.compile(r"([0-9]{1,19}):([A-Za-z0-9][A-Za-z0-9_.\-]{0,63})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_NS = 2**63 - 1
 _LOOKS, _LOOK_AGAIN_S = 20, 0.1
+_WRITTEN = 10_000
+"""Alerts, some 500 bytes each; beyond that, all are written again."""
 MOST_YEARS = 20
 """Between two instants of one question."""
 
@@ -122,6 +125,7 @@ class AlertPage(BaseModel):
 
 def router(services: Services) -> APIRouter:
     routes = APIRouter(prefix=f"{API}/alerts", tags=["alerts"], responses=PROBLEMS)
+    bodies = _Bodies(services.store)
 
     @routes.get("", response_model=AlertPage)
     async def list_alerts(request: Request, query: Annotated[AlertsQuery, FromQuery()]) -> Response:
@@ -132,12 +136,12 @@ def router(services: Services) -> APIRouter:
         page = alerts[: query.limit]
         more = len(alerts) > len(page)
         next_cursor = write_cursor(page[-1].fired_at_ns, page[-1].alert_id) if more else None
-        return json_response({"items": await marked(services, who(request), page), "next_cursor": next_cursor})
+        return json_response({"items": await bodies.marked(who(request), page), "next_cursor": next_cursor})
 
     @routes.get("/{alert_id}", response_model=MarkedAlert, dependencies=[NO_QUERY])
     async def read_alert(request: Request, alert_id: AnyId) -> Response:
         alert = await stored_alert(services, alert_id, who(request))
-        return json_response((await marked(services, who(request), [alert]))[0])
+        return json_response((await bodies.marked(who(request), [alert]))[0])
 
     return routes
 
@@ -163,13 +167,32 @@ def asked_for(query: AlertFilter, asking: Principal, *, seen: tuple[int, str] | 
     )
 
 
-async def marked(services: Services, asking: Principal, alerts: Sequence[Alert]) -> list[dict[str, Any]]:
-    """As JSON, with the marks of who asks."""
-    marks = await services.store.alert_marks(asking.user_id, [alert.alert_id for alert in alerts])
-    return [
-        {**alert.as_json(), "mark": None if (mark := marks.get(alert.alert_id)) is None else mark_json(mark)}
-        for alert in alerts
-    ]
+class _Bodies:
+    """Alerts as JSON, each written once: of a stored alert nothing changes but its note."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._written: dict[tuple[str, str], bytes] = {}
+        """By id and note, up to the place where the mark goes."""
+
+    async def marked(self, asking: Principal, alerts: Sequence[Alert]) -> list[msgspec.Raw]:
+        """With the marks of who asks."""
+        marks = await self._store.alert_marks(asking.user_id, [alert.alert_id for alert in alerts])
+        found = []
+        for alert in alerts:
+            mark = marks.get(alert.alert_id)
+            end = b"null}" if mark is None else msgspec.json.encode(mark_json(mark)) + b"}"
+            found.append(msgspec.Raw(self._body(alert) + end))
+        return found
+
+    def _body(self, alert: Alert) -> bytes:
+        key = alert.alert_id, alert.note
+        body = self._written.get(key)
+        if body is None:
+            if len(self._written) >= _WRITTEN:
+                self._written.clear()
+            body = self._written[key] = msgspec.json.encode({**alert.as_json(), "mark": None})[: -len(b"null}")]
+        return body
 
 
 def mark_json(mark: AlertMark) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from tapewatch.engine.metrics import CATALOGUE, Metric
 from tapewatch.serve.api import API
 from tapewatch.serve.api.query import NO_QUERY
-from tapewatch.serve.problems import PROBLEMS
+from tapewatch.serve.problems import PROBLEMS, encoded_response
 
 
 class MetricInfo(BaseModel):
@@ -50,6 +50,6 @@ def router() -> APIRouter:
 
     @routes.get("", response_model=MetricCatalogue, dependencies=[NO_QUERY])
     async def list_metrics() -> Response:
-        return Response(_catalogue(), media_type="application/json")
+        return encoded_response(_catalogue())
 
     return routes

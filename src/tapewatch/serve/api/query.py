@@ -61,11 +61,15 @@ class Page(Query):
 
 
 def _no_query(request: Request) -> None:
+    if not request.scope["query_string"]:
+        return
     for name in request.query_params:
         raise Invalid(f"query.{name}", "is not a parameter of this operation")
 
 
 def _no_doubles(request: Request) -> None:
+    if not request.scope["query_string"]:
+        return
     seen: set[str] = set()
     for name, _ in request.query_params.multi_items():
         if name in seen:

@@ -37,6 +37,7 @@ from tapewatch.serve.api.versions import (
 from tapewatch.serve.bodies import described, read_document
 from tapewatch.serve.idempotency import IdempotencyKey, once
 from tapewatch.serve.problems import PROBLEMS, json_response
+from tapewatch.serve.rule_lists import RuleLists
 from tapewatch.serve.services import Services
 
 _LAST_WRITER = "Without `version` and `If-Match`, the last writer wins. `If-Match` takes the ETag of a read."
@@ -79,6 +80,10 @@ class RulesQuery(Page):
     ) = None
     """A part of the name, in any case."""
 
+    @property
+    def filters(self) -> bool:
+        return (self.enabled, self.tag, self.q) != (None, None, None)
+
 
 class RuleList(BaseModel):
     items: list[Rule]
@@ -87,6 +92,7 @@ class RuleList(BaseModel):
 
 def router(services: Services) -> APIRouter:
     store, clock, bus = services.store, services.clock, services.bus
+    lists = RuleLists(store)
     routes = APIRouter(prefix=f"{API}/rules", tags=["rules"], responses=PROBLEMS)
     budget = RuleBudget(store)
 
@@ -105,18 +111,18 @@ def router(services: Services) -> APIRouter:
 
     @routes.get("", response_model=RuleList)
     async def list_rules(request: Request, query: Annotated[RulesQuery, FromQuery()]) -> Response:
-        principal = who(request)
-        part = None if query.q is None else query.q.casefold()
-        found = [
-            rule
-            for rule in (await store.rules()).rules
-            if principal.sees(rule.owner, shared=rule.shared)
-            and (query.enabled is None or rule.enabled == query.enabled)
-            and (query.tag is None or query.tag in rule.tags)
-            and (part is None or part in rule.name.casefold())
-        ]
-        items = found[query.offset : query.offset + query.limit]
-        return json_response({"items": [rule.model_dump() for rule in items], "total": len(found)})
+        found = await lists.seen_by(who(request))
+        if query.filters:
+            part = None if query.q is None else query.q.casefold()
+            found = [
+                rule
+                for rule in found
+                if (query.enabled is None or rule.enabled == query.enabled)
+                and (query.tag is None or query.tag in rule.tags)
+                and (part is None or part in rule.name.casefold())
+            ]
+        items = [lists.encoded(rule) for rule in found[query.offset : query.offset + query.limit]]
+        return json_response({"items": items, "total": len(found)})
 
     @routes.post(
         "",

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -34,7 +34,7 @@ from tapewatch.serve.api.versions import (
 )
 from tapewatch.serve.bodies import described, read_document
 from tapewatch.serve.idempotency import IdempotencyKey, once
-from tapewatch.serve.problems import PROBLEMS, json_response
+from tapewatch.serve.problems import PROBLEMS, encoded_response, json_response
 from tapewatch.serve.services import Services
 from tapewatch.telemetry import ERRORS_TOTAL
 from tapewatch.toplist_documents import Toplist, ToplistDraft
@@ -42,6 +42,8 @@ from tapewatch.toplist_documents import Toplist, ToplistDraft
 _SHOWN = ("price", "change_pct_day", "volume_day")
 _RANKED = 500
 """Symbols of a user's list that hot state has."""
+_KEPT = 500
+"""Answers; beyond that, all are made again."""
 _FIRST = 50
 """Of a list that is read whole."""
 
@@ -132,6 +134,8 @@ class UserToplist(Toplist):
 def router(services: Services) -> APIRouter:
     store, board, clock, hot, bus = services.store, services.board, services.clock, services.hot, services.bus
     routes = APIRouter(prefix=f"{API}/toplists", tags=["toplists"], responses=PROBLEMS)
+    kept: dict[tuple[str, RankingQuery], tuple[int, list[Ranked], bytes]] = {}
+    """The system's lists as they were sent last, with the board and the ranking that they were made of."""
 
     async def announce(toplist: Toplist) -> None:
         """To the toplists role, and to ingest, which puts onto the tape what boards must show."""
@@ -168,10 +172,11 @@ def router(services: Services) -> APIRouter:
             "session": None if newest is None else newest[1],
         }
 
-    def rows(ranking: Iterable[tuple[int, Ranked]], columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    def rows(ranking: Sequence[tuple[int, Ranked]], columns: tuple[str, ...]) -> list[dict[str, Any]]:
         found = []
+        marks = board.marks([ranked.member for _, ranked in ranking])
         for place, (symbol, score) in ranking:
-            stale, halted = board.marks(symbol)
+            stale, halted = marks.get(symbol, (False, False))
             metadata = board.some_of(symbol, columns)
             found.append({
                 "symbol": symbol, "rank": place, "value": score,
@@ -240,19 +245,20 @@ def router(services: Services) -> APIRouter:
         toplist = system_toplist(toplist_id)
         if toplist is None:
             raise NotFound(f"there is no system toplist {toplist_id}")
+        part = {"limit": _RANKED} if query.filters else {"limit": query.limit, "offset": query.offset}
+        ranking = await hot.ranking(toplist.key, **part, descending=toplist.descending)
+        known = kept.get((toplist_id, query))
+        if known is not None and known[:2] == (board.version, ranking):
+            return encoded_response(known[2])
         if query.filters:
-            whole = await hot.ranking(toplist.key, limit=_RANKED, descending=toplist.descending)
-            found = filtered(query, whole)
+            found = filtered(query, ranking)
             page, total = page_of(query, found), len(found)
         else:
-            ranking = await hot.ranking(
-                toplist.key, limit=query.limit, offset=query.offset, descending=toplist.descending
-            )
             page = list(enumerate(ranking, start=query.offset + 1))
-            known = int(np.count_nonzero(~np.isnan(board.column(toplist.metric)[1])))
+            ranked = int(np.count_nonzero(~np.isnan(board.column(toplist.metric)[1])))
             # The ranking may be a moment older than the board, so a place that was shown exists.
-            total = max(known, query.offset + len(ranking) if ranking else 0)
-        return json_response(
+            total = max(ranked, query.offset + len(ranking) if ranking else 0)
+        body = msgspec.json.encode(
             {
                 "toplist_id": toplist.id,
                 "toplist_type": "system",
@@ -263,6 +269,10 @@ def router(services: Services) -> APIRouter:
                 "pagination": {"limit": query.limit, "offset": query.offset, "total": total},
             }
         )
+        if len(kept) >= _KEPT:
+            kept.clear()
+        kept[toplist_id, query] = board.version, ranking, body
+        return encoded_response(body)
 
     # -- users' -------------------------------------------------------------------------------------------------------
 
