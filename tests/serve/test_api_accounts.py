@@ -489,6 +489,42 @@ async def test_admin_adds_changes_and_deletes_a_user(api: httpx.AsyncClient, sig
     ]
 
 
+async def test_admin_resets_a_password_and_the_user_chooses_another(
+    api: httpx.AsyncClient, sign_in: SignIn, store: SqlStore
+) -> None:
+    theirs, admin = await sign_in("trader"), bearer((await sign_in("admin"))["access_token"])
+    token = (await api.post(f"{API}/user/tokens", headers=bearer(theirs["access_token"]), json={"name": "x"})).json()
+    path, given = f"{API}/users/u-trader/password", "a password for once"
+    short = await api.post(path, headers=admin, json={"password": "short"})
+    assert (short.status_code, short.json()["where"]) == (422, "body.password")
+    assert await status(api, theirs["access_token"]) == 200
+    reset = await api.post(path, headers=admin, json={"password": given})
+    assert (reset.status_code, reset.content) == (204, b"")
+    assert await status(api, theirs["access_token"]) == 401
+    refreshed = await api.post(f"{AUTH}/refresh", json={"refresh_token": theirs["refresh_token"]})
+    assert refreshed.status_code == 401
+    assert await status(api, token["token"]) == 200  # tokens of programs outlive it
+    assert (await api.post(f"{AUTH}/login", json={"name": "trader", "password": PASSWORD})).status_code == 401
+    signed_in = await api.post(f"{AUTH}/login", json={"name": "trader", "password": given})
+    mine = bearer(signed_in.json()["access_token"])
+    chosen = {"password": given, "new_password": "a password of my own"}
+    assert (await api.post(f"{API}/user/password", headers=mine, json=chosen)).status_code == 204
+    (_, line, *_) = await store.audit(AuditQuery(kind="user", subject="u-trader"))
+    assert (line.actor, line.action, line.after) == ("u-admin", "change", {"password": "changed"})
+    whole = (await api.get(f"{API}/audit", headers=admin, params={"limit": 500})).text
+    assert given not in whole
+    assert "argon2" not in whole
+
+
+async def test_reset_of_a_password_is_for_admins_and_of_others(api: httpx.AsyncClient, sign_in: SignIn) -> None:
+    admin, wanted = bearer((await sign_in("admin"))["access_token"]), {"password": "a password for once"}
+    own = await api.post(f"{API}/users/u-admin/password", headers=admin, json=wanted)
+    assert (own.status_code, "POST /user/password" in own.json()["detail"]) == (403, True)
+    assert (await api.post(f"{API}/users/nobody/password", headers=admin, json=wanted)).status_code == 404
+    operator = bearer((await sign_in("operator"))["access_token"])
+    assert (await api.post(f"{API}/users/u-trader/password", headers=operator, json=wanted)).status_code == 403
+
+
 async def test_last_admin_is_kept(api: httpx.AsyncClient, sign_in: SignIn, store: SqlStore) -> None:
     await store.delete_user("u-root")
     admin = bearer((await sign_in("admin"))["access_token"])

@@ -39,6 +39,7 @@ ACCESS: Mapping[str, Scope | None] = MappingProxyType({
     "read_user": "users:read",
     "create_user": "users:write",
     "change_user": "users:write",
+    "reset_password": "users:write",
     "delete_user": "users:write",
     "list_rules": "rules:read",
     "read_rule": "rules:read",

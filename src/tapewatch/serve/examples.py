@@ -45,6 +45,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "NewToken": {"name": "My notebook", "scopes": ["rules:read", "alerts:read"], "days": 90},
     "NewUser": {"name": "ann", "password": "correct horse battery", "role": "trader"},
     "UserChange": {"role": "operator", "disabled": False},
+    "PasswordReset": {"password": "a password for once"},
     "ChannelDraft": _CHANNEL,
     "ChannelChange": {**_CHANNEL, "rate_per_minute": 30},
     "SubscriptionDraft": _SUBSCRIPTION,

@@ -1,4 +1,6 @@
-"""Users, for an admin: list, add, read, change role or disable, delete. An installation keeps one admin at least."""
+"""Users, for an admin: list, add, read, change role or disable, reset a password, delete. An installation keeps one
+admin at least.
+"""
 
 from typing import Annotated, Any
 
@@ -11,6 +13,7 @@ from tapewatch.accounts.passwords import Passwords, check_password
 from tapewatch.accounts.roles import LOCAL, Role
 from tapewatch.accounts.users import Name, User, new_user_id
 from tapewatch.documents import Document, rfc3339
+from tapewatch.errors import Forbidden
 from tapewatch.serve.access import who
 from tapewatch.serve.api import API
 from tapewatch.serve.api.query import NO_QUERY, AnyId, Page
@@ -30,6 +33,10 @@ class NewUser(Document):
 class UserChange(Document):
     role: Role
     disabled: bool
+
+
+class PasswordReset(Document):
+    password: NewPassword
 
 
 class UserBody(BaseModel):
@@ -97,6 +104,24 @@ def router(services: Services, passwords: Passwords) -> APIRouter:
         changed = await store.change_user(user_id, role=given.role, disabled=given.disabled, actor=principal.user_id)
         await accounts.changed()
         return json_response(user_body(changed))
+
+    @routes.post(
+        "/{user_id}/password",
+        status_code=204,
+        openapi_extra=described(PasswordReset),
+        dependencies=[NO_QUERY],
+        description="For a user who has lost theirs. All their sign-ins end; they may change it then.",
+    )
+    async def reset_password(request: Request, user_id: AnyId) -> Response:
+        given = await read_document(request, PasswordReset)
+        principal = of_account(request)
+        wanted = check_password(given.password)
+        if user_id == principal.user_id:
+            raise Forbidden("change your own password with POST /user/password, which asks for the old one")
+        user = await store.user(user_id)
+        await store.set_password(user.user_id, await passwords.hashed(wanted), actor=principal.user_id)
+        await accounts.changed()
+        return Response(status_code=204)
 
     @routes.delete(
         "/{user_id}",
