@@ -168,6 +168,7 @@ async def test_document_describes_what_is_served(api: httpx.AsyncClient) -> None
         *("GET /api/v1/user/tokens", "POST /api/v1/user/tokens", "DELETE /api/v1/user/tokens/{token_id}"),
         *("GET /api/v1/users", "POST /api/v1/users"),
         *(f"{method} /api/v1/users/{{user_id}}" for method in ("GET", "PUT", "DELETE")),
+        "POST /api/v1/users/{user_id}/password",
         *(f"{method} {path}" for method in ("GET", "POST") for path in (channels, subscriptions)),
         *(f"{method} {channels}/{{channel_id}}" for method in ("GET", "PUT", "DELETE")),
         *(f"{method} {subscriptions}/{{subscription_id}}" for method in ("GET", "PUT", "DELETE")),
