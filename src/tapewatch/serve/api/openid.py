@@ -108,8 +108,9 @@ def router(services: Services, sign_ins: SignIns) -> APIRouter:
                 request.query_params, request.cookies.get(name, ""), address=address_of(request)
             )
         except SignInFailed as failed:
-            log.warning("nobody signed in through the OpenID provider: %s", str(failed)[:_MOST_SHOWN])
             outcome = failed.reason
+            level = logging.DEBUG if outcome == "again" else logging.WARNING  # anybody can cause the former
+            log.log(level, "nobody signed in through the OpenID provider: %s", str(failed)[:_MOST_SHOWN])
         answer = RedirectResponse(f"{config.public_url}/#sign-in={outcome}", 303)
         if admission is not None:
             keep_refresh_token(answer, admission.refresh_token, secure=config.is_secure)
