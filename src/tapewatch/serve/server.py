@@ -7,15 +7,19 @@ fragments, which never reach the application, are counted too.
 """
 
 import asyncio
+import logging
 import socket
 from asyncio.transports import BaseTransport
 from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
+
+from tapewatch.telemetry import ERRORS_TOTAL
 
 MAX_FRAME_BYTES = 64 * 1024
 HEARTBEAT_S = 20
@@ -27,6 +31,7 @@ _HEADERS_TIMEOUT_S = 10.0
 _SEND_BUFFER_BYTES = 256 * 1024
 _MAX_FRAGMENTS = 1024
 _MAX_PINGS_PER_S = 20
+_OF_STRANGERS = frozenset({"Invalid HTTP request received.", "Unsupported upgrade request."})
 
 
 class BoundedHttp(H11Protocol):
@@ -89,6 +94,11 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         extensions[ABORT] = self.transport.abort
         await super().run_asgi()
 
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # refused; the base would write an error into the log for each stranger
+
     def handle_cont(self, event: Frame) -> None:
         # The size of a message is limited by the parser, but empty fragments have none.
         if len(self.frames) >= _MAX_FRAGMENTS:
@@ -113,8 +123,17 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self.handle_parser_exception()
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    """What is no HTTP is counted. A line for each would let any stranger fill the disk."""
+    if record.msg not in _OF_STRANGERS:
+        return True
+    ERRORS_TOTAL.labels(where="http").inc()
+    return False
+
+
 def server_config(app: ASGIApp, *, host: str, port: int, **options: Any) -> uvicorn.Config:
     """What the application relies on; `options` adds to it, such as ``uds`` or ``forwarded_allow_ips``."""
+    logging.getLogger("uvicorn.error").addFilter(_is_ours)  # the same filter is added once
     settings: dict[str, Any] = {
         "host": host,
         "port": port,
