@@ -303,12 +303,23 @@ def run_role(
     roles: Annotated[
         list[str], typer.Argument(help="ingest, bars, indicators, scanner, alerts, toplists, deliveries, gateway, api.")
     ],
-    bus: Annotated[str, typer.Option(envvar="TAPEWATCH_BUS", help="Redis: redis://user:password@host:6379/0")] = "",
+    bus: Annotated[  # --help shows what a file says as the default, and addresses have passwords
+        str,
+        typer.Option(envvar="TAPEWATCH_BUS", show_default=False, help="Redis: redis://user:password@host:6379/0"),
+    ] = "",
     store: Annotated[
-        str, typer.Option(envvar="TAPEWATCH_STORE", help="TimescaleDB: postgresql://user:password@host/database")
+        str,
+        typer.Option(
+            envvar="TAPEWATCH_STORE",
+            show_default=False,
+            help="TimescaleDB: postgresql://user:password@host/database",
+        ),
     ] = "",
     replica: Annotated[
-        str | None, typer.Option(envvar="TAPEWATCH_STORE_REPLICA", help="A replica of the store, to read from.")
+        str | None,
+        typer.Option(
+            envvar="TAPEWATCH_STORE_REPLICA", show_default=False, help="A replica of the store, to read from."
+        ),
     ] = None,
     partitions: Annotated[
         int, typer.Option(envvar="TAPEWATCH_PARTITIONS", help="Of the tape; fixed for the life of an installation.")

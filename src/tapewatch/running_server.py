@@ -25,6 +25,8 @@ class RunningServer:
             base = httpx.URL(url)
         except httpx.InvalidURL:
             base = httpx.URL()
+        if base.userinfo or base.query:  # it would stand in what we say of the server
+            raise ConfigError("--url: has a user or a query; TAPEWATCH_TOKEN says who asks")
         if base.scheme not in {"http", "https"} or not base.host:
             raise ConfigError(f"--url: {url!r} is not an address such as http://127.0.0.1:8000")
         self._client = httpx.AsyncClient(base_url=base, timeout=_TIMEOUT_S, trust_env=False, headers=_proof())

@@ -83,7 +83,7 @@ def before_load_schema(_context: Any, document: dict[str, Any]) -> None:
             schema["properties"] = {key: _shallow(part) for key, part in schema["properties"].items()}
             schema["properties"].pop("back", None)
             if "enum" in schema["properties"].get("metric", {}):  # it tries each
-                schema["properties"]["metric"]["enum"] = schema["properties"]["metric"]["enum"][:8]
+                schema["properties"]["metric"]["enum"] = schema["properties"]["metric"]["enum"][:3]
             if name == "GivenCondition":
                 schema["properties"]["value"] = {
                     "oneOf": [form for form in value["oneOf"] if form.get("$ref") not in _SENSE]

@@ -3,9 +3,11 @@
 import asyncio
 import gzip
 import json
+import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from typing import Any
 
 import httpx
 import pytest
@@ -140,6 +142,51 @@ async def test_body_hostile_is_refused_and_never_stored(api: httpx.AsyncClient, 
     assert time.process_time() - started < 1.0
     listed = await api.get(RULES)
     assert (listed.status_code, listed.json()) == (200, {"items": [], "total": 0})
+
+
+def bodies_of(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Operations that read a body, with their example."""
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if "requestBody" in operation:
+                example = operation["requestBody"]["content"]["application/json"]["example"]
+                yield method.upper(), re.sub(r"\{\w+\}", "1", path), example
+
+
+ADDED = {
+    "owner": '"owner_id":"bob"',
+    "scope": '"scopes_":["users:write"]',
+    "time of the machine": '"created_at":"2020-01-01T00:00:00Z"',
+    "__proto__": '"__proto__":{"admin":true}',
+    "constructor": '"constructor":{"prototype":{"admin":true}}',
+    "class": '"__class__":"User"',
+    "NaN": '"x":NaN',
+    "Infinity": '"x":-Infinity',
+    "5,000 digits": f'"x":{"9" * 5_000}',
+    "half a character": '"\\ud800":1',
+    "30,000 nested arrays": '"x":' + "[" * 30_000,
+}
+
+
+@pytest.mark.parametrize("added", ADDED.values(), ids=ADDED)
+async def test_nothing_is_added_to_any_body(api: httpx.AsyncClient, added: str) -> None:
+    document = (await api.get("/api/v1/openapi.json")).json()
+    asked = 0
+    for method, path, example in bodies_of(document):
+        raw = f"{json.dumps(example)[:-1]},{added}}}"
+        answer = await api.request(method, path, content=raw.encode(), headers=JSON)
+        assert answer.status_code == 422, (method, path, answer.text)
+        assert answer.json()["where"].startswith("body"), (method, path)
+        asked += 1
+    assert asked > 20
+
+
+async def test_no_field_of_any_body_comes_twice(api: httpx.AsyncClient) -> None:
+    for method, path, example in bodies_of((await api.get("/api/v1/openapi.json")).json()):
+        first = json.dumps(dict([next(iter(example.items()))]))
+        raw = f"{json.dumps(example)[:-1]},{first[1:]}"
+        answer = await api.request(method, path, content=raw.encode(), headers=JSON)
+        assert (answer.status_code, "twice" in answer.text) == (422, True), (method, path, answer.text)
 
 
 @pytest.mark.parametrize(
@@ -328,6 +375,12 @@ QUERIES = [
     "/rules?limit=5&limit=6",
     "/rules?sort=name;drop",
     "/rules/mine?verbose=1",
+    "/rules?user_id=bob",
+    "/rules?owner=bob",
+    "/alerts?owner=bob",
+    "/alerts?sort=owner;--",
+    "/alerts?since=1970-01-01T00:00:00Z&until=2199-01-01T00:00:00Z",
+    "/deliveries?owner=bob",
     "/rules?enabled=1",
     "/rules?enabled=True",
     "/rules?enabled=",

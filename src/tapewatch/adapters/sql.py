@@ -700,5 +700,5 @@ def _url(location: str | Path) -> URL:
         return URL.create("sqlite", database=str(location))
     try:
         return make_url(location)
-    except exc.ArgumentError:
+    except (exc.ArgumentError, ValueError):  # the latter for a port; its text may hold a piece of the password
         raise ConfigError("the store's address is not a URL that a database could have") from None

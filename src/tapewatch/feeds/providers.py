@@ -152,8 +152,10 @@ def _check_url(url: str, provider: str) -> None:
         address = urlsplit(url)
         _ = address.port
     except ValueError:
-        raise ConfigError(f"--feed-url: {url!r} is not an address") from None
-    if address.scheme not in (secure, plain) or not address.hostname or address.username or address.query:
+        raise ConfigError("--feed-url: is not an address") from None
+    if address.username or address.password or address.query:  # a key, perhaps, and it is not shown
+        raise ConfigError(f"--feed-url: has a user or a query; an address is such as {plain}://127.0.0.1:8901")
+    if address.scheme not in (secure, plain) or not address.hostname:
         raise ConfigError(f"--feed-url: {url!r} is not an address such as {plain}://127.0.0.1:8901")
     if address.scheme != secure and not _is_loopback(url):
         raise ConfigError(f"--feed-url: keys travel in clear over {address.scheme}://; use {secure}:// or loopback")

@@ -9,6 +9,7 @@ every message costs on its way through the application's layers.
 """
 
 import asyncio
+import logging
 import random
 import socket
 from asyncio.transports import BaseTransport
@@ -18,9 +19,12 @@ from typing import Any, cast
 import uvicorn
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
+
+from tapewatch.telemetry import ERRORS_TOTAL
 
 MAX_FRAME_BYTES = 64 * 1024
 HEARTBEAT_S = 20
@@ -35,6 +39,7 @@ _FRAMED = 64
 """Texts of which the frames are kept: one goes to many clients within the same turn of the loop."""
 _MAX_FRAGMENTS = 1024
 _MAX_PINGS_PER_S = 20
+_OF_STRANGERS = frozenset({"Invalid HTTP request received.", "Unsupported upgrade request."})
 
 
 class _Refused(Exception):
@@ -176,6 +181,11 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             first_s = random.uniform(0, self.ping_interval)  # noqa: S311  # it needs no secrecy
             self.ping_timer = self.loop.call_later(first_s, self.send_keepalive_ping)
 
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # refused; the base would write an error into the log for each stranger
+
     def handle_cont(self, event: Frame) -> None:
         # The size of a message is limited by the parser, but empty fragments have none.
         if len(self.frames) >= _MAX_FRAGMENTS:
@@ -217,8 +227,17 @@ def _framed(text: str) -> bytes:
     return b"\x81\x7f" + size.to_bytes(8, "big") + payload
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    """What is no HTTP is counted. A line for each would let any stranger fill the disk."""
+    if record.msg not in _OF_STRANGERS:
+        return True
+    ERRORS_TOTAL.labels(where="http").inc()
+    return False
+
+
 def server_config(app: ASGIApp, *, host: str, port: int, **options: Any) -> uvicorn.Config:
     """What the application relies on; `options` adds to it, such as ``uds`` or ``forwarded_allow_ips``."""
+    logging.getLogger("uvicorn.error").addFilter(_is_ours)  # the same filter is added once
     settings: dict[str, Any] = {
         "host": host,
         "port": port,
