@@ -123,9 +123,10 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         return True
 
     def start_keepalive(self) -> None:
-        # The first ping comes at any time of the interval: clients that came back at once are not all asked at once.
+        # The first ping comes at any time of the interval's second half: clients that came back together are not asked
+        # together ever after.
         if self.ping_interval:
-            first_s = random.uniform(0, self.ping_interval)  # noqa: S311  # it needs no secrecy
+            first_s = random.uniform(self.ping_interval / 2, self.ping_interval)  # noqa: S311  # it needs no secrecy
             self.ping_timer = self.loop.call_later(first_s, self.send_keepalive_ping)
 
     def handle_cont(self, event: Frame) -> None:
