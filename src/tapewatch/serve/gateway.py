@@ -389,7 +389,7 @@ class Gateway:
 
     async def _close(self, websocket: WebSocket, ending: Ending) -> None:
         """Say goodbye; a client that does not read its goodbye in time is dropped."""
-        if websocket.client_state is WebSocketState.DISCONNECTED:
+        if websocket.client_state is WebSocketState.DISCONNECTED or socket_of(websocket).is_over:
             return
         WEBSOCKET_ENDINGS_TOTAL.labels(code=ending.code).inc()
         try:

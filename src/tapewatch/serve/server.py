@@ -34,6 +34,8 @@ _MAX_HEAD_BYTES = 16 * 1024
 _MAX_WAITING = 8
 _TOO_LONG = "Request head too long."
 _SEND_BUFFER_BYTES = 256 * 1024
+_GOODBYE_S = 10.0
+"""So long a connection that is over may take to be read to its end."""
 _SOCKET = "tapewatch.socket"
 _FRAMED = 64
 """Texts of which the frames are kept: one goes to many clients within the same turn of the loop."""
@@ -153,6 +155,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     long as one task sends at a time.
     """
 
+    _goodbye: asyncio.TimerHandle | None = None
     _pings = 0
     _pings_since_s = 0.0
 
@@ -166,19 +169,39 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     async def run_asgi(self) -> None:
         extensions = cast("dict[str, Any]", self.scope["extensions"])
         extensions[_SOCKET] = self
-        await super().run_asgi()
+        try:
+            await super().run_asgi()
+        finally:
+            if not self.disconnected:
+                # It closes once all was read, and the application, which counted it, has forgotten it.
+                self._goodbye = self.loop.call_later(_GOODBYE_S, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._goodbye is not None:
+            self._goodbye.cancel()
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.INTERNAL_ERROR})
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more can be sent."""
+        return self.close_sent or self.disconnected or self.transport.is_closing()
 
     def write_text(self, text: str) -> bool:
         """Send a message without waiting; False if the connection is over. Who writes waits for `writable` before."""
-        if self.close_sent or self.disconnected or self.transport.is_closing():
+        if self.is_over:
             return False
         self.transport.write(_framed(text))
         return True
 
     def start_keepalive(self) -> None:
-        # The first ping comes at any time of the interval: clients that came back at once are not all asked at once.
+        # The first ping comes at any time of the interval's second half: clients that came back together are not asked
+        # together ever after.
         if self.ping_interval:
-            first_s = random.uniform(0, self.ping_interval)  # noqa: S311  # it needs no secrecy
+            first_s = random.uniform(self.ping_interval / 2, self.ping_interval)  # noqa: S311  # it needs no secrecy
             self.ping_timer = self.loop.call_later(first_s, self.send_keepalive_ping)
 
     async def send(self, message: ASGISendEvent) -> None:
