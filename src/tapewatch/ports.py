@@ -145,6 +145,13 @@ class HotState(Protocol):
         """Give up a claim; nothing happens if somebody else holds it."""
         ...
 
+    async def swap(self, key: str, before: bytes | None, after: bytes | None, *, ttl_s: float) -> bool:
+        """Put `after` in place of `before`, in one step; it expires after `ttl_s`. None is a key that is not there: one
+        that somebody else must not have put, or that is to go. False if `before` is not what is there; `after` may be
+        there then, from a call whose reply was lost.
+        """
+        ...
+
     async def rank(self, key: str, ranking: Sequence[Ranked], *, ttl_s: float) -> None:
         """Replace the whole ranking in one step; it expires after `ttl_s`. Scores are finite."""
         ...

@@ -242,6 +242,9 @@ class Line:
     async def put(self, values: Mapping[str, bytes], *, ttl_s: float) -> None:
         await self._call("put", lambda hot: hot.put(values, ttl_s=ttl_s))
 
+    async def swap(self, key: str, before: bytes | None, after: bytes | None, *, ttl_s: float) -> bool:
+        return await self._call("swap", lambda hot: hot.swap(key, before, after, ttl_s=ttl_s))
+
     async def claim(self, key: str, token: str, *, ttl_s: float, renew: bool = False) -> bool:
         return await self._call("claim", lambda hot: hot.claim(key, token, ttl_s=ttl_s, renew=renew))
 

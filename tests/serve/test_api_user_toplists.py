@@ -168,6 +168,27 @@ async def test_list_names_watchlists_that_are_there(api: httpx.AsyncClient, stor
     assert answer.status_code == 201, answer.text
 
 
+async def test_watchlists_are_judged_by_the_list_s_owner_whoever_changes_it(
+    api: httpx.AsyncClient, store: SqlStore, several: None
+) -> None:
+    await store.save_watchlist(make_watchlist("anns", owner="ann"))
+    await store.save_watchlist(make_watchlist("of-admins", owner="local"))
+    await store.save_watchlist(make_watchlist("bobs", owner="bob"))
+    await store.save_watchlist(make_watchlist("everybodys", owner="bob", shared=True))
+    ann = {"X-User": "ann"}
+    at = (await api.post(LISTS, json=DRAFT, headers=ann)).headers["location"]
+    for headers in (ann, {}):  # the admin sees all of them
+        for name, status in (("anns", 200), ("everybodys", 200), ("of-admins", 422), ("bobs", 422), ("none", 422)):
+            draft = DRAFT | {"filters": {"when": f"symbol in watchlist {name}"}}
+            answer = await api.put(at, json=draft, headers=headers)
+            assert answer.status_code == status, (name, headers)
+            if status == 422:
+                assert answer.json()["where"] == "body.filters.when"
+                assert answer.json()["detail"] == f"there is no watchlist {name}"
+    mine = {"filters": {"when": "symbol in watchlist anns"}}
+    assert (await api.post(LISTS, json=DRAFT | mine)).status_code == 422
+
+
 async def test_another_s_list_is_as_good_as_not_there(api: httpx.AsyncClient, several: None) -> None:
     ann, bob = {"X-User": "ann"}, {"X-User": "bob"}
     made = (await api.post(LISTS, json=DRAFT, headers=ann)).json()

@@ -375,8 +375,17 @@ class MemoryHotState:
     async def release(self, key: str, token: str) -> None:
         now = self._sweep()
         if self._value(key, now) == token.encode():
-            fact = self._facts.pop(key)
-            self._due[fact.filed_s].discard(key)
+            self._drop(key)
+
+    async def swap(self, key: str, before: bytes | None, after: bytes | None, *, ttl_s: float) -> bool:
+        now, ttl_s = self._sweep(), _positive(ttl_s)
+        if self._value(key, now) != before:
+            return False
+        if after is not None:
+            self._set({key: after}, now, ttl_s)
+        elif before is not None:
+            self._drop(key)
+        return True
 
     async def rank(self, key: str, ranking: Sequence[Ranked], *, ttl_s: float) -> None:
         now = self._sweep()
@@ -420,6 +429,10 @@ class MemoryHotState:
                 self._file(key, second)
             filed_s = second if old is None else min(second, old.filed_s)
             facts[key] = _Fact(value, expires_s, filed_s)
+
+    def _drop(self, key: str) -> None:
+        fact = self._facts.pop(key)
+        self._due[fact.filed_s].discard(key)
 
     def _file(self, key: str, second: int) -> None:
         due = self._due.get(second)

@@ -21,6 +21,17 @@ return 1
 """
 _PUT = "for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i + 1], 'PX', ARGV[1]) end"
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+_SWAP = """
+local held, before = redis.call('GET', KEYS[1]), ARGV[2]
+if ARGV[1] == '0' then before = false end
+if held ~= before then return 0 end
+if ARGV[3] == '1' then
+  redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
+else
+  redis.call('DEL', KEYS[1])
+end
+return 1
+"""
 # ZRANGE REV gives equal scores by falling name. The page's first and last score may go on outside of it, so their
 # members are asked for by score; those between are whole and put in order by the caller.
 _PAGE_DOWN = """
@@ -69,6 +80,12 @@ class RedisHotState:
     async def release(self, key: str, token: str) -> None:
         async with self._server.speaking(key) as client:
             await client.eval(_RELEASE, 1, key, token)
+
+    async def swap(self, key: str, before: bytes | None, after: bytes | None, *, ttl_s: float) -> bool:
+        ttl_ms = _ms(ttl_s)
+        both = [part for value in (before, after) for part in (int(value is not None), value or b"")]
+        async with self._server.speaking(key) as client:
+            return bool(await client.eval(_SWAP, 1, key, *both, ttl_ms))
 
     async def rank(self, key: str, ranking: Sequence[Ranked], *, ttl_s: float) -> None:
         ttl_ms = _ms(ttl_s)

@@ -146,6 +146,41 @@ class HotStateContract:
         await hot_state.release("lease:0", "me")
         assert not await hot_state.claim("lease:0", "me", ttl_s=LONG_S)
 
+    async def test_value_is_swapped_if_it_is_still_what_it_was(self, hot_state: HotState) -> None:
+        assert not await hot_state.swap("a", b"1", b"2", ttl_s=LONG_S)
+        assert await hot_state.swap("a", None, b"", ttl_s=LONG_S)
+        assert not await hot_state.swap("a", None, b"1", ttl_s=LONG_S)
+        assert await hot_state.get(["a"]) == [b""]
+        assert await hot_state.swap("a", b"", bytes(range(256)), ttl_s=LONG_S)
+        assert not await hot_state.swap("a", b"", b"1", ttl_s=LONG_S)
+        assert await hot_state.get(["a"]) == [bytes(range(256))]
+        assert not await hot_state.swap("a", b"1", None, ttl_s=LONG_S)
+        assert await hot_state.swap("a", bytes(range(256)), None, ttl_s=LONG_S)
+        assert await hot_state.get(["a"]) == [None]
+        assert await hot_state.swap("a", None, None, ttl_s=LONG_S)
+        assert await hot_state.claim("a", "me", ttl_s=LONG_S)
+
+    async def test_swapped_value_lives_for_its_own_time(self, hot_state: HotState, elapse: Elapse) -> None:
+        await hot_state.put({"a": b"1", "b": b"1"}, ttl_s=TTL_S)
+        assert await hot_state.swap("a", b"1", b"2", ttl_s=LONG_S)
+        assert not await hot_state.swap("b", b"2", b"3", ttl_s=LONG_S)
+        await elapse(MORE_S)
+        assert await hot_state.get(["a", "b"]) == [b"2", None]
+        assert not await hot_state.swap("b", b"1", b"2", ttl_s=LONG_S)
+        assert await hot_state.swap("b", None, b"2", ttl_s=TTL_S)
+        await elapse(MORE_S)
+        assert await hot_state.get(["b"]) == [None]
+
+    async def test_of_many_that_swap_at_once_each_counts_once(self, hot_state: HotState) -> None:
+        async def count() -> None:
+            while True:
+                (known,) = await hot_state.get(["n"])
+                if await hot_state.swap("n", known, b"%d" % (int(known or b"0") + 1), ttl_s=LONG_S):
+                    return
+
+        await asyncio.gather(*(count() for _ in range(20)))
+        assert await hot_state.get(["n"]) == [b"20"]
+
     async def test_ranking_is_by_score_and_then_by_name_in_both_directions(self, hot_state: HotState) -> None:
         given = [Ranked("B", 2.0), Ranked("C", -1.5), Ranked("A", 2.0), Ranked("D", 1e300), Ranked("É", 2.0)]
         await hot_state.rank("toplist:x", given, ttl_s=LONG_S)

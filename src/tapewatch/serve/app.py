@@ -80,7 +80,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_exception_handler(RequestValidationError, answer_validation_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
     passwords = Passwords()
-    sign_ins = SignIns(services.store, services.accounts, services.clock, passwords)
+    sign_ins = SignIns(services.store, services.accounts, services.clock, passwords, services.hot)
     let_in = Depends(checked(services.accounts))
     for router in (
         drafts.router(services),

@@ -225,7 +225,7 @@ class OpenIdSignIns:
         self.config = provider.config
         self._provider, self._sign_ins = provider, sign_ins
         self._store, self._accounts, self._hot, self._clock = store, accounts, hot, clock
-        self._of_address = Attempts(free=20, longest_s=900)
+        self._of_address = Attempts("openid", hot, free=20, longest_s=900)
 
     async def begin(self) -> tuple[str, str]:
         """Where the browser goes, and the cookie that it takes along. `Unavailable`."""
@@ -272,17 +272,15 @@ class OpenIdSignIns:
             raise SignInFailed("denied", f"the provider says {said if said in _WELL_KNOWN else 'an error'}")
         if not 0 < len(code) <= _LONGEST_CODE:
             raise Unauthorized("the answer has no code")
-        now_ns = self._clock.now_ns()
-        if self._of_address.wait_s(place, now_ns):
+        if await self._of_address.begin(place, self._clock.now_ns()):
             raise SignInFailed("wait", "too many failures from one address")
-        self._of_address.count(place, now_ns)
         try:
             claims = await self._provider.redeem(code, attempt)
         except Unavailable:
-            self._of_address.take_back(place)
+            await self._of_address.take_back(place)
             raise
         user = await self._user(identity_of(claims), claims)
-        self._of_address.take_back(place)
+        await self._of_address.take_back(place)
         return user
 
     async def _user(self, identity: Identity, claims: Mapping[str, Any]) -> User:

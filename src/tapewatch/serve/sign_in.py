@@ -22,7 +22,7 @@ from tapewatch.accounts.tokens import (
 from tapewatch.accounts.users import SignIn, User
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.errors import NotFound, Unauthorized, Unavailable
-from tapewatch.ports import Clock, Store
+from tapewatch.ports import Clock, HotState, Store
 from tapewatch.serve.access import Accounts
 from tapewatch.serve.attempts import Attempts
 
@@ -43,10 +43,10 @@ class SignIns:
     minute for an account, whose owner waits too, and up to fifteen for an address.
     """
 
-    def __init__(self, store: Store, accounts: Accounts, clock: Clock, passwords: Passwords) -> None:
+    def __init__(self, store: Store, accounts: Accounts, clock: Clock, passwords: Passwords, hot: HotState) -> None:
         self._store, self._accounts, self._clock, self._passwords = store, accounts, clock, passwords
-        self._of_account = Attempts(free=5, longest_s=60)
-        self._of_address = Attempts(free=20, longest_s=900)
+        self._of_account = Attempts("account", hot, free=5, longest_s=60)
+        self._of_address = Attempts("address", hot, free=20, longest_s=900)
 
     async def sign_in(self, name: str, password: str, *, address: str) -> Admission:
         """`Unauthorized`, or 429 with Retry-After."""
@@ -118,12 +118,10 @@ class SignIns:
     async def _proven(self, name: str, password: str, address: str) -> User:
         now_ns = self._clock.now_ns()
         account, place = name.lower(), place_of(address)
-        wait_s = max(self._of_account.wait_s(account, now_ns), self._of_address.wait_s(place, now_ns))
+        wait_s = await self._begin(account, place, now_ns)
         if wait_s:
             headers = {"Retry-After": str(wait_s)}
             raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, f"too many attempts: wait {wait_s} s", headers)
-        self._of_account.count(account, now_ns)
-        self._of_address.count(place, now_ns)
         try:
             user: User | None = await self._store.user_named(name)
         except NotFound:
@@ -131,12 +129,24 @@ class SignIns:
         known = await self._passwords.is_password(password, None if user is None else user.password_hash)
         if user is None or not known or user.disabled:
             raise Unauthorized(_REFUSED)
-        self._of_account.forget(account)
-        self._of_address.take_back(place)
+        await self._of_account.forget(account)
+        await self._of_address.take_back(place)
         if self._passwords.is_outdated(user.password_hash):
             after = await self._passwords.hashed(password)
             await self._store.rehash_password(user.user_id, user.password_hash, after)
         return user
+
+    async def _begin(self, account: str, place: str, now_ns: int) -> int:
+        """0, and the attempt counts; or how long it must wait, and it does not."""
+        wait_s = max(await self._of_account.wait_s(account, now_ns), await self._of_address.wait_s(place, now_ns))
+        if wait_s:
+            return wait_s
+        wait_s = await self._of_account.begin(account, now_ns)
+        if not wait_s:
+            wait_s = await self._of_address.begin(place, now_ns)
+            if wait_s:  # many at once
+                await self._of_account.take_back(account)
+        return wait_s
 
     async def _known(self, refresh_token: str) -> tuple[str, str]:
         """Its parts, if the session is one that lives: what is made up costs no write."""

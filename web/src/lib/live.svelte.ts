@@ -1,7 +1,7 @@
 /** The live market as this page knows it: connection, clock, lists, alerts and the catalogue. One instance, `live`. */
 
 import { SvelteMap } from 'svelte/reactivity';
-import { AlertLog, KEPT } from './alerts.svelte';
+import { AlertLog, KEPT, type SeenAlert } from './alerts.svelte';
 import { api, explain, type Alert, type Metric, type Ranking, type SystemStatus, type SystemToplist, type ToplistData, type UserToplist } from './api';
 import { feedView } from './feed';
 import { parseTime } from './format';
@@ -36,7 +36,7 @@ class Live {
   metrics = $state.raw<Metric[]>([]);
   lists = new SvelteMap<string, ListView>();
   alerts = new AlertLog();
-  news = $state.raw<Alert[]>([]); // what the last flush added
+  news = $state.raw<SeenAlert[]>([]); // what the last flush added
 
   readonly dataAgeMs = $derived(this.progressAt === null ? Infinity : Math.max(0, this.now - this.progressAt));
   readonly feed = $derived(feedView(this.status));
@@ -181,7 +181,7 @@ class Live {
     this.alerts.add(this.#noted.splice(0), null); // of alerts that the page has or had, or of before it was opened
   }
 
-  #announce(added: Alert[]): void {
+  #announce(added: SeenAlert[]): void {
     if (added.length > 0) this.news = added;
   }
 

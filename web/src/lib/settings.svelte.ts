@@ -1,5 +1,7 @@
 /** What the person chose, kept in this browser. Anything unreadable falls back to the defaults. */
 
+import { NOTIFY, type Notify } from './notices';
+
 export interface Panel { list: string; rows: number }
 export const ROW_CHOICES = [10, 15, 25, 50];
 export const THEMES = ['dark', 'light', 'system'] as const;
@@ -11,7 +13,7 @@ const DEFAULT_LISTS = ['gainers_5m', 'losers_5m', 'gainers_day', 'volume_day', '
 export const EDITORS = ['rows', 'text'] as const; // how a rule is written
 export type Editor = (typeof EDITORS)[number];
 
-interface Saved { panels: Panel[]; theme: Theme; sound: boolean; editor: Editor }
+interface Saved { panels: Panel[]; theme: Theme; sound: boolean; editor: Editor; notify: Notify }
 
 /** What `text` says, as far as it makes sense; the defaults for the rest. */
 export function readSettings(text: string | null): Saved {
@@ -33,6 +35,7 @@ export function readSettings(text: string | null): Saved {
     theme: THEMES.find((theme) => theme === saved.theme) ?? 'dark',
     sound: saved.sound === true,
     editor: EDITORS.find((editor) => editor === saved.editor) ?? 'rows',
+    notify: NOTIFY.find((notify) => notify === saved.notify) ?? 'off',
   };
 }
 
@@ -49,6 +52,7 @@ class Settings {
   theme = $state<Theme>('dark');
   sound = $state(false);
   editor = $state<Editor>('rows');
+  notify = $state<Notify>('off');
 
   constructor() {
     Object.assign(this, readSettings(stored()));
@@ -56,7 +60,8 @@ class Settings {
 
   /** Called in an effect, so that every change is kept. */
   keep(): void {
-    const text = JSON.stringify({ panels: this.panels, theme: this.theme, sound: this.sound, editor: this.editor });
+    const { panels, theme, sound, editor, notify } = this;
+    const text = JSON.stringify({ panels, theme, sound, editor, notify });
     try {
       localStorage.setItem(KEY, text);
     } catch {

@@ -20,7 +20,7 @@ from tapewatch.errors import Invalid, NotFound, Unavailable
 from tapewatch.ports import Ranked
 from tapewatch.serve.access import who
 from tapewatch.serve.api import API
-from tapewatch.serve.api.ownership import own
+from tapewatch.serve.api.ownership import own, sees_watchlist
 from tapewatch.serve.api.query import NO_QUERY, AnyId, Limit, Page
 from tapewatch.serve.api.versions import (
     ABSENT,
@@ -155,14 +155,10 @@ def router(services: Services) -> APIRouter:
         owner = None if principal.role == "admin" else principal.user_id
         return [one for one in await store.toplists(owner=owner) if principal.sees(one.owner)]
 
-    async def check_watchlists(principal: Principal, draft: ToplistDraft) -> None:
+    async def check_watchlists(owner: str, draft: ToplistDraft) -> None:
+        """It counts who owns the list, whoever changes it."""
         for watchlist_id in draft.watchlists:
-            try:
-                watchlist = await store.watchlist(watchlist_id)
-                there = principal.sees(watchlist.owner, shared=watchlist.shared)
-            except NotFound:
-                there = False
-            if not there:
+            if not await sees_watchlist(store, owner, watchlist_id):
                 raise Invalid("body.filters.when", f"there is no watchlist {watchlist_id}")
 
     def as_of() -> dict[str, Any]:
@@ -297,7 +293,7 @@ def router(services: Services) -> APIRouter:
 
     async def create(request: Request, draft: ToplistDraft) -> Response:
         principal = who(request)
-        await check_watchlists(principal, draft)
+        await check_watchlists(principal.user_id, draft)
         now = rfc3339(clock.now_ns())
 
         def make() -> Toplist:
@@ -330,10 +326,9 @@ def router(services: Services) -> APIRouter:
     async def replace_user_toplist(request: Request, toplist_id: AnyId) -> Response:
         draft = await read_document(request, ToplistChange)
         principal = who(request)
-        await theirs(principal, toplist_id)
-        await check_watchlists(principal, draft)
 
         async def make(known: Toplist) -> Toplist:
+            await check_watchlists(known.owner, draft)
             return _toplist(
                 draft,
                 id=toplist_id,
