@@ -46,7 +46,7 @@ class Provider:
         self.connections += 1
         say = msgspec.msgpack.encode
         await line.send(say([{"T": "success", "msg": "connected"}]))
-        told = msgspec.msgpack.decode(await line.recv())
+        told = msgspec.msgpack.decode(await line.recv(decode=False))
         self.heard.append(json.dumps(told))
         echo = f"{told} {FORGED}"
         if self.connections == 1:
