@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -168,6 +169,17 @@ def test_secret_is_made_once_and_only_for_its_owner(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     token = first.sign(user_id="u", session_id="s", epoch=1, audience="a", now_ns=10**18)
     assert kept_keys(tmp_path).read(token, audience="a", now_ns=10**18).user_id == "u"
+
+
+def test_secret_is_not_written_through_a_link_of_another(tmp_path: Path) -> None:
+    mine, data = tmp_path / "mine", tmp_path / "data"
+    mine.write_text("precious")
+    data.mkdir()
+    (data / f".secret.{os.getpid()}").symlink_to(mine)
+    kept_keys(data)
+    assert mine.read_text() == "precious"
+    assert (data / "secret").stat().st_mode & 0o777 == 0o600
+    assert not (data / "secret").is_symlink()
 
 
 def test_environment_comes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The house rules: what the documentation names exists, and nothing stands in the tree that should not be there."""
 
 import ast
+import json
 import re
 import tomllib
 from collections.abc import Iterator
@@ -158,6 +159,34 @@ def test_python_source_runs_no_text_and_reads_no_pickle(source: Path) -> None:
             case ast.ImportFrom(module=str(module)) if module.split(".")[0] in UNSAFE_MODULES:
                 found.append(f"line {node.lineno}: {module}")
     assert found == []
+
+
+SHELLS = {"system", "popen", "getoutput", "getstatusoutput"}
+
+
+@pytest.mark.parametrize("source", of_kind(".py"), ids=named)
+def test_python_source_starts_no_shell_and_builds_nothing_from_yaml(source: Path) -> None:
+    found = []
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        match node:
+            case ast.keyword(arg="shell", value=ast.Constant(value=True)):
+                found.append(f"line {node.lineno}: a shell")
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="os" | "subprocess"), attr=name)) if name in SHELLS:
+                found.append(f"line {node.lineno}: {name}()")
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="yaml"), attr=name)) if name not in YAML:
+                found.append(f"line {node.lineno}: yaml.{name}()")
+    assert found == []
+
+
+YAML = {"compose", "safe_load", "safe_dump"}
+
+
+def test_page_s_libraries_are_pinned_by_their_content() -> None:
+    locked = json.loads((ROOT / "web/package-lock.json").read_text(encoding="utf-8"))["packages"]
+    wanted = json.loads((ROOT / "web/package.json").read_text(encoding="utf-8"))
+    assert all(re.fullmatch(r"[0-9.]+", version) for kind in ("dependencies", "devDependencies")
+               for version in wanted[kind].values())  # fmt: skip
+    assert [name for name, entry in locked.items() if name and "integrity" not in entry] == []
 
 
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}

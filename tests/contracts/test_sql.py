@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
@@ -273,6 +274,23 @@ async def test_newest_first_queries_walk_an_index(store: SqlStore, path: Path) -
             plan = " ".join(row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + query))
             assert "USING INDEX ix_alert_history" in plan, where
             assert "TEMP B-TREE" not in plan, where
+
+
+def modes(folder: Path, pattern: str) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in folder.glob(pattern)}
+
+
+async def test_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """Secrets of channels are in it."""
+    before = os.umask(0)
+    try:
+        store = SqlStore(tmp_path / "own.db")
+        await store.upgrade()
+        found = modes(tmp_path, "own.db*")
+        await store.close()
+    finally:
+        os.umask(before)
+    assert found == dict.fromkeys(("own.db", "own.db-wal", "own.db-shm"), 0o600)
 
 
 async def test_store_that_was_never_upgraded_says_what_to_run(path: Path) -> None:

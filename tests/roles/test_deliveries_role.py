@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hooks import NAME, Names, Receiver, answer, here, make_tls, receiving
 
+from tapewatch.accounts.users import User
 from tapewatch.adapters.memory import MemoryBus
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.channels import webhook
@@ -152,6 +153,45 @@ async def test_alert_is_told_once_to_those_that_it_is_for(
     assert (first["subscriptions"], second["subscriptions"]) == (["s", "u"], ["u"])
     assert {headers["request"].split()[1] for headers, _ in receiver.requests} == {"/c"}
     assert set((await states(store)).values()) == {"sent"}
+
+
+@pytest.mark.parametrize("how", ["disabled", "deleted"])
+async def test_channel_of_somebody_who_was_shut_out_is_told_nothing_more(
+    *,
+    bus: MemoryBus,
+    store: SqlStore,
+    clock: Hand,
+    receiver: Receiver,
+    make_role: Callable[..., DeliveriesRole],
+    how: str,
+) -> None:
+    for name, role in (("root", "admin"), ("bob", "trader"), ("ann", "trader")):
+        await store.add_user(User(user_id=name, name=name, role=role, password_hash="", created_at_ns=1))  # type: ignore[arg-type]
+    await store.save_rule(make_rule("shared", owner="root", shared=True))
+    await store.save_rule(make_rule("bobs", owner="bob", shared=True))
+    for owner in ("bob", "ann"):
+        await store.save_channel(hook(f"of-{owner}", receiver, owner=owner))
+        await store.save_subscription(
+            make_subscription(f"s-{owner}", owner=owner, channels=[f"of-{owner}"], quiet_hours=None, digest=None)
+        )
+    async with at_work(make_role()) as working:
+        await publish(bus, fired(1, clock, rule_id="shared", owner="root"))
+        await until(lambda: len(receiver.requests) == 2)
+        await (store.change_user("bob", disabled=True) if how == "disabled" else store.delete_user("bob"))
+        number = await store.accounts_number()
+        await until(lambda: working._routing is not None and working._routing[1] == number)  # it looks each second
+        clock.pass_s(10)
+        # What bob's shared rule finds is nobody's business any more, either.
+        await publish(bus, fired(2, clock, rule_id="bobs", owner="bob", rule_version=1))
+        await publish(bus, fired(3, clock, rule_id="shared", owner="root"))
+        await until(lambda: len(receiver.requests) == 3)
+        await asyncio.sleep(0.1)
+    assert sorted(headers["request"].split()[1] for headers, _ in receiver.requests) == [
+        "/of-ann",
+        "/of-ann",
+        "/of-bob",
+    ]
+    assert [told["alert"]["rule_id"] for told in bodies(receiver)] == ["shared"] * 3
 
 
 async def test_failed_delivery_is_tried_again_with_the_same_key_and_late_ones_say_so(

@@ -220,6 +220,18 @@ async def test_sign_in_refresh_and_sign_out(api: httpx.AsyncClient, sign_in: Sig
         assert again.status_code == 401
 
 
+async def test_browser_forgets_with_the_sign_out_what_it_kept(api: httpx.AsyncClient, sign_in: SignIn) -> None:
+    token = (await sign_in("trader", cookie=True))["access_token"]
+    read = await api.get(f"{API}/rules", headers=bearer(token))
+    assert read.headers["cache-control"] == "no-store"
+    left = await api.post(f"{AUTH}/logout", headers=bearer(token))
+    assert left.headers["clear-site-data"] == '"cache"'
+    assert {cookie.split("=")[0] for cookie in left.headers.get_list("set-cookie")} == {
+        "__Host-tapewatch",
+        "tapewatch_refresh",
+    }
+
+
 async def test_access_token_alone_signs_out(api: httpx.AsyncClient, sign_in: SignIn) -> None:
     one, other = await sign_in("trader"), await sign_in("trader")
     assert (await api.post(f"{AUTH}/logout", headers=bearer(one["access_token"]))).status_code == 204

@@ -28,10 +28,15 @@ pytestmark = pytest.mark.anyio
 HERE = Path(__file__).parent
 DOCUMENT = "/api/v1/openapi.json"
 CONFIGURATION = """
+[phases.coverage]
+unexpected-methods = ["PATCH", "TRACE"]
+
 [checks.negative_data_rejection]
 expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422]
 """
-"""Its own list leaves out 413, which is the answer to a text that is wrong because it is too long."""
+"""Its own list of statuses leaves out 413, which is the answer to a text that is wrong because it is too long. Methods:
+the others are refused by the same code, operation by operation.
+"""
 
 
 @pytest.fixture
@@ -135,7 +140,7 @@ async def test_schemathesis_finds_nothing_as_an_admin(
 
 async def test_schemathesis_finds_nothing_where_there_are_no_accounts(attack: Attack, api: httpx.AsyncClient) -> None:
     await attack(
-        *("--phases", "examples,fuzzing", "--mode", "all", "--max-examples", "3"),
+        *("--phases", "fuzzing", "--mode", "all", "--max-examples", "2"),
         *("--exclude-checks", "use_after_free"),
         owner=LOCAL.user_id,
     )

@@ -15,6 +15,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
+from tapewatch.accounts.roles import LOCAL
 from tapewatch.channels.sending import Sender, SendFailed
 from tapewatch.deliveries.deciding import Deciding
 from tapewatch.deliveries.digests import DigestReason, digest_of
@@ -85,7 +86,7 @@ class DeliveriesRole:
         self._deciding = Deciding()
         self._channels: dict[str, Channel] = {}
         self._receivers: dict[str, _Receiver] = {}
-        self._routing: int | None = None
+        self._routing: tuple[int, int] | None = None
         self._reading = asyncio.Lock()
         self._news = asyncio.Event()
 
@@ -175,14 +176,24 @@ class DeliveriesRole:
 
     async def _read_routes(self) -> None:
         async with self._reading:
-            number = await self._patiently(self._store.routing_number)
+            number = (
+                await self._patiently(self._store.routing_number),
+                await self._patiently(self._store.accounts_number),
+            )
             if number == self._routing:
                 return
-            subscriptions = await self._patiently(self._store.subscriptions)
-            channels = await self._patiently(self._store.channels)
-            snapshot = await self._patiently(self._store.rules)
+            users = (await self._patiently(lambda: self._store.accounts(self._clock.now_ns()))).users
+            # As `serve.access.Accounts.is_active`: what belongs to somebody who was shut out goes nowhere.
+            active = {LOCAL.user_id, *(user.user_id for user in users if not user.disabled)}
+
+            def goes_out(owner: str) -> bool:
+                return not users or owner in active
+
+            subscriptions = [s for s in await self._patiently(self._store.subscriptions) if goes_out(s.owner)]
+            channels = [c for c in await self._patiently(self._store.channels) if goes_out(c.owner)]
+            rules = [rule for rule in (await self._patiently(self._store.rules)).rules if goes_out(rule.owner)]
             watchlists = await self._patiently(self._store.watchlists)
-            self._deciding.matching = await asyncio.to_thread(_matching, subscriptions, snapshot.rules, watchlists)
+            self._deciding.matching = await asyncio.to_thread(_matching, subscriptions, rules, watchlists)
             self._channels = {channel.id: channel for channel in channels}
             self._deciding.channels = {channel.id: channel.owner for channel in channels if channel.enabled}
             for channel_id in [known for known in self._receivers if known not in self._channels]:
