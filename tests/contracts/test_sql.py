@@ -16,11 +16,12 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, exc, text
 
 from tapewatch.adapters import migrations, sqlite
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.adapters.sql_alerts import read_alerts
+from tapewatch.adapters.sql_database import NotAtOnce
 from tapewatch.adapters.sql_tables import bars_1m, metadata
 from tapewatch.contracts.samples import NOON_NS, bar_rows, make_alert, make_bars, make_rule, make_watchlist, soon
 from tapewatch.contracts.store import OpenStore, StoreContract
@@ -414,3 +415,26 @@ async def test_close_lets_running_calls_end_and_refuses_later_ones(store: SqlSto
         await store.rules()
     with pytest.raises(Unavailable, match="closed"):
         await store.save_rule(make_rule("z"))
+
+
+@pytest.mark.parametrize("bound", ["AT_ONCE_STEPS", "AT_ONCE_S"])
+async def test_read_that_takes_long_is_begun_again_beside_the_loop(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    await store.save_alerts([make_alert(n) for n in range(500)], reader="alerts:0")
+    expected = await store.alerts(AlertQuery(limit=500))
+    monkeypatch.setattr(sqlite, bound, -1)
+    with pytest.raises(NotAtOnce):
+        store._database.read_at_once(partial(read_alerts, query=AlertQuery(limit=500)))
+    assert await store.alerts(AlertQuery(limit=500)) == expected
+    monkeypatch.undo()
+    assert store._database.read_at_once(partial(read_alerts, query=AlertQuery(limit=500))) == expected
+
+
+async def test_read_at_once_sees_each_commit_and_changes_nothing(store: SqlStore) -> None:
+    for number in range(3):
+        await store.save_alerts([make_alert(number)], reader="alerts:0")
+        assert len(await store.alerts(AlertQuery())) == number + 1
+    with pytest.raises(exc.OperationalError, match="readonly"):
+        store._database.read_at_once(lambda connection: connection.execute(text("DELETE FROM alert_history")))
+    assert len(await store.alerts(AlertQuery())) == 3

@@ -254,3 +254,12 @@ async def test_board_view_follows_the_bus_from_the_newest_on(
     assert math.isnan(board.some_of("E", ("price",))["price"])
     assert board.column("no_metric")[0] == []
     following.cancel()
+
+
+async def test_catalogue_that_a_client_has_is_304(api: httpx.AsyncClient) -> None:
+    answer = await api.get("/api/v1/metrics")
+    etag = answer.headers["etag"]
+    for known in (etag, f'"another", W/{etag}'):
+        again = await api.get("/api/v1/metrics", headers={"If-None-Match": known})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+    assert (await api.get("/api/v1/metrics", headers={"If-None-Match": '"another"'})).content == answer.content

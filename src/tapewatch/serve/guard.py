@@ -32,14 +32,14 @@ _HEADERS = {
     b"cross-origin-opener-policy": b"same-origin",
     b"cross-origin-resource-policy": b"same-origin",
 }
-_NOT_STORED = {**_HEADERS, b"cache-control": b"no-store"}
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, If-Match, X-Request-Id",
     "Access-Control-Max-Age": "600",
 }
 _EXPOSED = "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
-_NOT_STORED_PATHS = ("/api/", "/health", "/ready", "/metrics")
+_NOT_STORED = ("/api/", "/health", "/ready", "/metrics")
+"""Unless the answer itself says who may store it."""
 
 log = logging.getLogger(__name__)
 
@@ -86,15 +86,16 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                ours = _NOT_STORED if scope["path"].startswith(_NOT_STORED_PATHS) else _HEADERS
-                others = [header for header in message["headers"] if header[0] not in ours]
-                message["headers"] = [*others, *ours.items()]
+                headers = [header for header in message["headers"] if header[0] not in _HEADERS]
+                if scope["path"].startswith(_NOT_STORED) and not any(key == b"cache-control" for key, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
+                message["headers"] = [*headers, *_HEADERS.items()]
                 if self._foreign:
-                    headers = MutableHeaders(scope=message)
-                    headers.add_vary_header("Origin")
+                    shared = MutableHeaders(scope=message)
+                    shared.add_vary_header("Origin")
                     if shared_with is not None:
-                        headers["Access-Control-Allow-Origin"] = shared_with
-                        headers["Access-Control-Expose-Headers"] = _EXPOSED
+                        shared["Access-Control-Allow-Origin"] = shared_with
+                        shared["Access-Control-Expose-Headers"] = _EXPOSED
             await send(message)
 
         refusal = self._refusal(scope, changes=method not in _SAFE, foreign=shared_with)

@@ -2,9 +2,10 @@
 
 from dataclasses import fields
 from functools import cache
+from hashlib import blake2b
 
 import msgspec
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
@@ -39,17 +40,28 @@ _FIELDS = tuple(field.name for field in fields(Metric) if field.name in MetricIn
 
 
 @cache
-def _catalogue() -> bytes:
-    """It never changes while the program runs, and takes milliseconds to write."""
+def _catalogue() -> tuple[bytes, str]:
+    """As JSON, and its ETag. It never changes while the program runs, and takes milliseconds to write."""
     items = [{name: getattr(metric, name) for name in _FIELDS} for metric in CATALOGUE.values()]
-    return msgspec.json.encode({"items": items, "total": len(items)})
+    body = msgspec.json.encode({"items": items, "total": len(items)})
+    return body, f'"{blake2b(body, digest_size=12).hexdigest()}"'
 
 
 def router() -> APIRouter:
     routes = APIRouter(prefix=f"{API}/metrics", tags=["metrics"], responses=PROBLEMS)
 
-    @routes.get("", response_model=MetricCatalogue, dependencies=[NO_QUERY])
-    async def list_metrics() -> Response:
-        return encoded_response(_catalogue())
+    @routes.get(
+        "",
+        response_model=MetricCatalogue,
+        responses={304: {"description": "`If-None-Match` named the ETag of this catalogue"}},
+        dependencies=[NO_QUERY],
+    )
+    async def list_metrics(request: Request) -> Response:
+        body, etag = _catalogue()
+        headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+        known = request.headers.get("if-none-match", "").replace("W/", "").split(",")
+        if etag in map(str.strip, known):
+            return Response(status_code=304, headers=headers)
+        return encoded_response(body, headers=headers)
 
     return routes
