@@ -60,7 +60,7 @@ async def test_list_of_a_user_is_ranked_with_its_filters_and_columns(
     running: Any, bus: Any, hot: Any, clock: Any, open_ns: int, store: SqlStore
 ) -> None:
     await store.save_toplist(
-        make_toplist("t", owner="ann", columns=["price", "rsi"], filters=Filters(price_min=2, when="volume_day < 9"))
+        make_toplist("t", owner="ann", columns=["price", "macd_5m"], filters=Filters(price_min=2, when="volume_day < 9"))
     )
     await store.save_toplist(make_toplist("off", enabled=False))
     notices = bus.listen("toplists.updated")
@@ -83,7 +83,7 @@ async def test_list_of_a_user_is_ranked_with_its_filters_and_columns(
         "title": "«'\";-- 100% :x ? 🚀»",
         "version": 1,
         "metric": "change_pct_5m",
-        "columns": ["price", "rsi_14_5m"],
+        "columns": ["price", "macd_5m"],
         "total": 3,
         "session": "regular",
         "timestamp": "2025-03-03T14:30:00.000000000Z",
@@ -93,7 +93,7 @@ async def test_list_of_a_user_is_ranked_with_its_filters_and_columns(
         (2, "B", 5.0, False, True),
         (3, "C", 3.0, False, False),
     ]
-    assert rankings[0]["metadata"] == {"price": 5.0, "rsi_14_5m": None}  # not on this board
+    assert rankings[0]["metadata"] == {"price": 5.0, "macd_5m": None}  # not on this board
     assert [tuple(ranked) for ranked in ranking] == [("A", 5.0), ("B", 5.0), ("C", 3.0)]
     assert json.loads(config)["owner"] == "ann"
 
