@@ -60,7 +60,9 @@ async def test_list_of_a_user_is_ranked_with_its_filters_and_columns(
     running: Any, bus: Any, hot: Any, clock: Any, open_ns: int, store: SqlStore
 ) -> None:
     await store.save_toplist(
-        make_toplist("t", owner="ann", columns=["price", "macd_5m"], filters=Filters(price_min=2, when="volume_day < 9"))
+        make_toplist(
+            "t", owner="ann", columns=["price", "macd_5m"], filters=Filters(price_min=2, when="volume_day < 9")
+        )
     )
     await store.save_toplist(make_toplist("off", enabled=False))
     notices = bus.listen("toplists.updated")

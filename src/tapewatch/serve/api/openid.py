@@ -36,6 +36,15 @@ class Methods(BaseModel):
     """The provider's name, for the button; null where there is none."""
 
 
+class Brought(BaseModel):
+    """What the provider has the browser bring along; providers add what they like."""
+
+    state: str = ""
+    code: str = ""
+    iss: str = ""
+    error: str = ""
+
+
 class Away(BaseModel):
     authorization_url: str
     """Where the browser goes, with the cookie of this answer."""
@@ -94,18 +103,14 @@ def router(services: Services, sign_ins: SignIns) -> APIRouter:
     )
     async def finish_openid(
         request: Request,
-        # Described here, and read below: providers add what they like.
-        state: Annotated[str, Query()] = "",  # noqa: ARG001
-        code: Annotated[str, Query()] = "",  # noqa: ARG001
-        iss: Annotated[str, Query()] = "",  # noqa: ARG001
-        error: Annotated[str, Query()] = "",  # noqa: ARG001
+        brought: Annotated[Brought, Query()],
     ) -> Response:
         config = there().config
         name = _SECURE_COOKIE if config.is_secure else _PLAIN_COOKIE
         outcome, admission = "done", None
         try:
             admission = await there().finish(
-                request.query_params, request.cookies.get(name, ""), address=address_of(request)
+                brought.model_dump(exclude_unset=True), request.cookies.get(name, ""), address=address_of(request)
             )
         except SignInFailed as failed:
             outcome = failed.reason
