@@ -181,6 +181,39 @@ async def test_nothing_is_added_to_any_body(api: httpx.AsyncClient, added: str) 
     assert asked > 20
 
 
+TEXTS = {
+    "NUL": "a\x00b",
+    "a line end": "a\nSet-Cookie: b",
+    "an escape sequence": "a\x1b[2J",
+    "a turned writing direction": "abc\u202edef",
+    "isolated writing": "a\u2066b",
+    "no width": "a\u200bb",
+    "a byte order mark": "\ufeffab",
+    "a private character": "a\ue000b",
+    "half a character": "a\ud800b",
+    "10,000 letters": "n" * 10_000,
+    "a number": 1,
+    "a list": ["a"],
+    "an object": {"$gt": ""},
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+async def test_no_name_or_note_of_anything_takes_what_cannot_be_shown(api: httpx.AsyncClient, text: Any) -> None:
+    asked = []
+    for method, path, example in bodies_of((await api.get("/api/v1/openapi.json")).json()):
+        for field in {"name", "description", "display_name", "note"} & example.keys():
+            answer = await api.request(method, path, content=json.dumps(example | {field: text}), headers=JSON)
+            assert (answer.status_code, answer.json().get("where")) == (422, f"body.{field}"), (
+                method,
+                path,
+                answer.text,
+            )
+            asked.append(field)
+    assert len(asked) > 12
+    assert {"name", "display_name", "note"} <= set(asked)
+
+
 async def test_no_field_of_any_body_comes_twice(api: httpx.AsyncClient) -> None:
     for method, path, example in bodies_of((await api.get("/api/v1/openapi.json")).json()):
         first = json.dumps(dict([next(iter(example.items()))]))
