@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tapewatch.app.embedded import Embedded
 
 STALE_S = 5.0
+_UNUSABLE_SHARE, _FEW_ROWS = 0.01, 1_000
+"""Of what a connection sent, of so many at least, may be rejected before the status says so."""
 
 
 class EmbeddedStatus:
@@ -79,10 +81,21 @@ def feed_trouble(feed: Mapping[str, Any]) -> str:
     if feed["state"] in {"lost", "refused"}:
         return f"the feed {'is lost' if feed['state'] == 'lost' else 'refused'}: {feed['problem']}"
     away = [each for each in feed["connections"] if each["problem"] and each["state"] != "running"]
-    if not away:
+    troubles = [f"{each['name']}: {each['problem']}" for each in away]
+    if away:
+        troubles.insert(0, "no feed delivers" if len(away) == len(feed["connections"]) else "one feed is away")
+    return "; ".join([*troubles, *filter(None, map(_unusable, feed["connections"]))])
+
+
+def _unusable(connection: Mapping[str, Any]) -> str:
+    """A provider that changed its messages delivers and is of no use."""
+    rejected: Mapping[str, int] = connection["rejected"]
+    count = sum(rejected.values())
+    share = count / max(count + connection["rows"], _FEW_ROWS)
+    if share <= _UNUSABLE_SHARE:
         return ""
-    where = "no feed delivers" if len(away) == len(feed["connections"]) else "one feed is away"
-    return f"{where}; " + "; ".join(f"{each['name']}: {each['problem']}" for each in away)
+    most = max(rejected, key=rejected.__getitem__)
+    return f"{connection['name']}: {share:.0%} of what it sends cannot be used, most of it for {most}"
 
 
 def scanner_status(scanners: Sequence[Scanner], scan_interval_ns: int) -> dict[str, Any]:
