@@ -24,6 +24,8 @@ def test_another_master_takes_over_and_nothing_is_lost_or_doubled(database: str,
 
         run.suffer(Fault(name="fail over", begin=fail_over), Fault(name="fail over again", begin=fail_over))
         run.judge()
+        # On a busy machine Sentinels may take another by themselves in between.
         first, second, again, third = masters
-        assert first != second == again != third
+        assert first != second
+        assert again != third
         assert redis.master().port == third
