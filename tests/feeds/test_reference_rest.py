@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import uvicorn
+from own_loop import loopback, served
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -87,22 +88,11 @@ class Quick:
 async def serving(provider: Provider) -> AsyncIterator[Provider]:
     """On a free port, in the test's own loop."""
     app = Starlette(routes=[Route("/{path:path}", provider.answer)])
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening, port = loopback()
     config = uvicorn.Config(app, log_level="critical", lifespan="off", ws="none")
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup(sockets=[listening])
-    provider.address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    try:
+    provider.address = f"http://127.0.0.1:{port}"
+    async with served(config, listening):
         yield provider
-    finally:
-        for listener in server.servers:
-            listener.close()
-        for connection in list(server.server_state.connections):
-            connection.shutdown()
-        while server.server_state.connections or server.server_state.tasks:  # noqa: ASYNC110  # uvicorn tells nobody
-            await asyncio.sleep(0.001)
 
 
 @pytest.fixture

@@ -192,18 +192,26 @@ class Up:
         """The feed has ended, and every role has handled what is there."""
         await until(lambda: self.system.ingest is not None and self.system.ingest.state in {"ended", "refused"})
         await self.system.drain()
-        async with asyncio.timeout(PATIENCE_S):
-            while not await self._shows_the_newest_board():  # noqa: ASYNC110  # a scanner that begins again adds one
-                await asyncio.sleep(0.01)
+        wanted: tuple[Any, ...] = ()
+        shown: tuple[Any, ...] = ()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                # A scanner that begins again adds a board.
+                while (wanted := await self._newest_board()) and wanted != (shown := self._shown_board()):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            reached = [scanner.watermark_ns for scanner in self.system.scanners]
+            raise AssertionError(f"{wanted} is not shown: {shown}; scanners have reached {reached}") from None
 
-    async def _shows_the_newest_board(self) -> bool:
+    async def _newest_board(self) -> tuple[Any, ...]:
+        """Its event time, as lists and API are to have it; nothing if there is none."""
         newest = await self.system.bus.newest("board:0", 1)
-        if not newest:
-            return True
-        board, toplists = newest[-1][1], self.system.toplists
-        newest_ns = board.ts_ns if isinstance(board, BoardRows) else None
-        ranked = toplists is not None and toplists.ranked_ns == newest_ns
-        return ranked and (self.system.board.as_of() or (0, ""))[0] == newest_ns
+        return (newest[-1][1].ts_ns, 0, newest[-1][1].ts_ns) if newest else ()  # type: ignore[union-attr]
+
+    def _shown_board(self) -> tuple[Any, ...]:
+        toplists = self.system.toplists
+        ranked = (None, 0) if toplists is None else (toplists.ranked_ns, toplists.missing)
+        return (*ranked, (self.system.board.as_of() or (0, ""))[0])
 
     async def status(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The system status, once it is as it should be: processes tell each other each second."""
@@ -229,8 +237,14 @@ class Up:
                 break
         return entries
 
-    async def alerts_over_rest(self) -> list[dict[str, Any]]:
-        """All pages, oldest first."""
+    async def alerts_over_rest(self, least: int = 0) -> list[dict[str, Any]]:
+        """All pages, oldest first, once the store has that many."""
+        async with asyncio.timeout(PATIENCE_S):
+            while len(items := await self._pages()) < least:  # noqa: ASYNC110  # REST tells nobody
+                await asyncio.sleep(0.01)
+        return items
+
+    async def _pages(self) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = []
         cursor: str | None = None
         while True:

@@ -108,7 +108,7 @@ async def test_alert_is_explained_with_what_it_saw(desk: Any) -> None:
         for _ in range(4):
             await open_desk.next()
         await open_desk.up.save_rule({**RULE, "when": "price > 500"})
-        (alert,) = await open_desk.up.alerts_over_rest()
+        (alert,) = await open_desk.up.alerts_over_rest(1)
         said = await open_desk.up.get(f"alerts/{alert['alert_id']}/explanation")
     assert alert.pop("mark") is None
     assert {name: said[name] for name in alert} == alert

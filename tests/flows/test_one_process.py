@@ -83,8 +83,8 @@ async def test_bars_and_alerts_are_the_engine_s_in_store_over_rest_and_over_webs
         await up.played()
         expected = engine(await up.tape())
         count = len(expected.alerts) + expected.notes
-        heard = [json.loads(await asyncio.wait_for(client.recv(), 5)) for _ in range(count)]
-        over_rest = await all_alerts(up, len(expected.alerts))
+        heard = [json.loads(await asyncio.wait_for(client.recv(), 20)) for _ in range(count)]
+        over_rest = await up.alerts_over_rest(len(expected.alerts))
     bars, alerts = await stored(symbols)
     assert expected.bars
     assert len(expected.alerts) > 20
@@ -98,14 +98,6 @@ async def test_bars_and_alerts_are_the_engine_s_in_store_over_rest_and_over_webs
         assert stamps == sorted(stamps)
     assert newest == by_id(alerts) == by_id(expected.alerts)
     assert {a["alert_id"]: timeless(a) for a in over_rest} == by_id(expected.alerts)
-
-
-async def all_alerts(up: Any, count: int) -> list[dict[str, Any]]:
-    """Over REST, once the store has that many."""
-    async with asyncio.timeout(10):
-        while len(alerts := await up.alerts_over_rest()) < count:  # noqa: ASYNC110  # REST tells nobody
-            await asyncio.sleep(0.01)
-    return list(alerts)
 
 
 def ranked(board: BoardRows, toplist_id: str) -> list[tuple[str, float]]:
@@ -133,7 +125,7 @@ async def test_toplists_over_websocket_are_the_engine_s_ranking_of_the_board(
         last = rfc3339(max(boards))
         heard: dict[tuple[str, str], list[tuple[str, float]]] = {}
         while any((toplist_id, last) not in heard for toplist_id in ids):
-            data = json.loads(await asyncio.wait_for(client.recv(), 5))["data"]
+            data = json.loads(await asyncio.wait_for(client.recv(), 20))["data"]
             assert [row["rank"] for row in data["rankings"]] == list(range(1, len(data["rankings"]) + 1))
             heard[data["toplist_id"], data["timestamp"]] = [(r["symbol"], r["value"]) for r in data["rankings"]]
         over_rest = await up.get("toplists/system/volume_day")

@@ -139,7 +139,7 @@ async def test_alert_reaches_programs_once_although_one_is_muted_both_fail_and_t
             return [item["error"] for item in items if item["symbol"] == "C"] == ["HTTP 503"] * 2
 
         await until(both_failed)
-        alerts = {alert["symbol"]: alert for alert in await up.alerts_over_rest()}
+        alerts = {alert["symbol"]: alert for alert in await up.alerts_over_rest(3)}
         tsla.set()
         await up.played()
     failed = len(receiver.requests)
@@ -205,7 +205,7 @@ async def test_quiet_hours_that_end_while_the_system_is_down_are_told_in_one_dig
             return len((await up.get("deliveries", state="held"))["items"]) == 2
 
         await until(held)
-        alerts = await up.alerts_over_rest()
+        alerts = await up.alerts_over_rest(2)
     async with running(scripted([]), clock=LaterClock(60), webhooks_to=ALLOWED) as up:
         await in_force(up, receiver, channel_id)
     assert told(receiver, "calm") == []

@@ -2,11 +2,9 @@
 is good once, for the client and the redirect address that it was given for, and only with the verifier of PKCE.
 """
 
-import asyncio
 import base64
 import hashlib
 import secrets
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +15,7 @@ from urllib.parse import parse_qs, unquote_plus, urlencode, urlsplit
 import jwt
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import rsa
+from own_loop import loopback, served
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -142,20 +141,9 @@ def callback(query: dict[str, str]) -> str:
 @asynccontextmanager
 async def openid_server() -> AsyncIterator[OpenIdServer]:
     """In the test's own loop."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    provider = OpenIdServer(listening.getsockname()[1])
+    listening, port = loopback()
+    provider = OpenIdServer(port)
     route = Route("/{path:path}", provider._answer, methods=["GET", "POST"])  # its own module
     config = uvicorn.Config(Starlette(routes=[route]), log_config=None, lifespan="off", ws="none")
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup(sockets=[listening])
-    try:
+    async with served(config, listening):
         yield provider
-    finally:
-        for listener in server.servers:
-            listener.close()
-        for connection in list(server.server_state.connections):
-            connection.shutdown()
-        while server.server_state.connections or server.server_state.tasks:  # noqa: ASYNC110  # uvicorn tells nobody
-            await asyncio.sleep(0.001)

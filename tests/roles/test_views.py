@@ -96,16 +96,54 @@ async def test_partition_that_stays_behind_does_not_hold_the_lists_up(
         await bus.publish("board:0", board({"Z": 3.0}, ts_ns=open_ns))
         await bus.publish("board:1", board({"A": 1.0}, ts_ns=open_ns))
         both = await gainers(notices)
-        for second in range(1, 5):
+        without = []
+        for second in (3, 4):
             await bus.publish("board:0", board({"Z": 3.0 + second}, ts_ns=open_ns + second * SECOND_NS))
-            await asyncio.sleep(0)
-        without = await gainers(notices)
+            without.append(await gainers(notices))
         await bus.publish("board:1", board({"A": 9.0}, ts_ns=open_ns + 5 * SECOND_NS))
         await bus.publish("board:0", board({"Z": 8.0}, ts_ns=open_ns + 5 * SECOND_NS))
-        alone, again = await gainers(notices), await gainers(notices)
-    assert alone["partitions_missing"] == 1
+        again = await gainers(notices)
     assert "partitions_missing" not in both
-    assert ([row["symbol"] for row in without["rankings"]], without["partitions_missing"]) == (["Z"], 1)
-    assert without["timestamp"] == "2025-03-03T14:30:03.000000000Z"
+    assert [data["timestamp"][17:22] for data in without] == ["03.00", "04.00"]
+    for data in without:
+        assert ([row["symbol"] for row in data["rankings"]], data["partitions_missing"]) == (["Z"], 1)
     assert [row["symbol"] for row in again["rankings"]] == ["A", "Z"]
     assert "partitions_missing" not in again
+
+
+async def test_role_that_falls_behind_ranks_the_newest_scan_and_leaves_older_ones_out(
+    running: Any, bus: Any, hot: Any, clock: Any, open_ns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notices = bus.listen("toplists.updated")
+    free, rank = asyncio.Event(), hot.rank
+
+    async def slow(*ranked: Any, **options: Any) -> None:
+        await free.wait()
+        await rank(*ranked, **options)
+
+    monkeypatch.setattr(hot, "rank", slow)
+    async with running(ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=2)):
+        for second in range(6):  # the second partition is a scan behind
+            await bus.publish("board:0", board({"Z": 1.0}, ts_ns=open_ns + second * SECOND_NS))
+            if second:
+                await bus.publish("board:1", board({"A": 2.0}, ts_ns=open_ns + (second - 1) * SECOND_NS))
+            await asyncio.sleep(0.01)
+        free.set()
+        first, second = await gainers(notices), await gainers(notices)
+    assert [data["timestamp"][17:22] for data in (first, second)] == ["00.00", "04.00"]
+    assert [row["symbol"] for row in second["rankings"]] == ["A", "Z"]
+
+
+async def test_lists_are_made_again_when_a_partition_that_was_left_out_reaches_their_scan(
+    running: Any, bus: Any, hot: Any, clock: Any, open_ns: int
+) -> None:
+    notices = bus.listen("toplists.updated")
+    async with running(ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=2)):
+        for second in (0, 3):
+            await bus.publish("board:0", board({"Z": 1.0}, ts_ns=open_ns + second * SECOND_NS))
+        alone = await gainers(notices)
+        await bus.publish("board:1", board({"A": 2.0}, ts_ns=open_ns + 3 * SECOND_NS))
+        both = await gainers(notices)
+    assert alone["timestamp"] == both["timestamp"]
+    assert alone["partitions_missing"] == 1
+    assert [row["symbol"] for row in both["rankings"]] == ["A", "Z"]

@@ -4,7 +4,6 @@ import asyncio
 import json
 import math
 import shutil
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -15,7 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
+from own_loop import loopback, served
 from websockets.asyncio.client import ClientConnection, connect
 
 from tapewatch.accounts.tokens import Keys
@@ -137,23 +136,10 @@ def services(
 @asynccontextmanager
 async def serving(services: Services) -> AsyncIterator[str]:
     """Serve the application; yields its host and port."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    port = listening.getsockname()[1]
+    listening, port = loopback()
     config = server_config(create_app(services), host="127.0.0.1", port=port)
-    config.load()
-    server = uvicorn.Server(config)
-    # Not `server.serve`: it looks for its end ten times a second, and takes the process' signals.
-    server.lifespan = config.lifespan_class(config)
-    await server.startup(sockets=[listening])
-    try:
+    async with served(config, listening):
         yield f"127.0.0.1:{port}"
-    finally:
-        for listener in server.servers:
-            listener.close()
-        for connection in list(server.server_state.connections):
-            connection.shutdown()
-        while server.server_state.connections or server.server_state.tasks:  # noqa: ASYNC110  # uvicorn tells nobody
-            await asyncio.sleep(0.001)
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ async def show(client: ClientConnection, token: str) -> None:
 
 
 async def hear(client: ClientConnection) -> Any:
-    return json.loads(await asyncio.wait_for(client.recv(), 3))
+    return json.loads(await asyncio.wait_for(client.recv(), 10))
 
 
 async def closed(client: ClientConnection) -> tuple[int, str]:

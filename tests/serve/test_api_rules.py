@@ -200,7 +200,7 @@ async def test_rule_switched_has_a_new_version_only_when_it_changed(
         assert answer.status_code == 200
         assert answer.headers["etag"] == f'"{version}"'
         assert (answer.json()["enabled"], answer.json()["version"]) == (enabled, version)
-    told = [json.loads(await asyncio.wait_for(anext(notices), 1))["version"] for _ in range(2)]
+    told = [json.loads(await asyncio.wait_for(anext(notices), 10))["version"] for _ in range(2)]
     assert told == [2, 3]
     assert (await api.post(f"{RULES}/nope/enable")).status_code == 404
 
@@ -263,7 +263,7 @@ async def test_rule_change_is_told_on_the_bus(api: httpx.AsyncClient, bus: Memor
     await api.post(RULES, json=draft | {"id": "mine"})
     await api.put(f"{RULES}/mine", json=draft)
     await api.delete(f"{RULES}/mine")
-    told = [json.loads(await asyncio.wait_for(anext(notices), 1)) for _ in range(3)]
+    told = [json.loads(await asyncio.wait_for(anext(notices), 10)) for _ in range(3)]
     assert told == [{"rule_id": "mine", "version": version} for version in (1, 2, 2)]
 
 

@@ -85,7 +85,7 @@ async def test_watchlist_change_is_told_on_the_bus(api: httpx.AsyncClient, bus: 
     await api.post(LISTS, json=DRAFT | {"id": "mine"})
     await api.put(f"{LISTS}/mine", json=DRAFT)
     await api.delete(f"{LISTS}/mine")
-    told = [json.loads(await asyncio.wait_for(anext(notices), 1)) for _ in range(3)]
+    told = [json.loads(await asyncio.wait_for(anext(notices), 10)) for _ in range(3)]
     assert told == [{"watchlist_id": "mine", "version": version} for version in (1, 2, 2)]
 
 

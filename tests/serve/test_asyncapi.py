@@ -160,7 +160,7 @@ async def test_toplists_of_the_role_are_as_their_schema_says(bus: MemoryBus, hot
         "board:0",
         BoardRows(ts_ns=10**18, session="regular", symbols=("A", "B"), metrics=tuple(CATALOGUE), values=values),
     )
-    check(json.loads(await asyncio.wait_for(first, 3)))
+    check(json.loads(await asyncio.wait_for(first, 10)))
     role.cancel()
     await asyncio.gather(role, return_exceptions=True)
 
@@ -217,7 +217,7 @@ class TestOverASocket:
 
             async def hear(*kinds: str) -> None:
                 for kind in kinds:
-                    frame = json.loads(await asyncio.wait_for(client.recv(), 3))
+                    frame = json.loads(await asyncio.wait_for(client.recv(), 10))
                     assert frame["type"] == kind
                     check(frame)
                     heard.add(kind)

@@ -42,7 +42,7 @@ async def say(client: ClientConnection, **message: Any) -> None:
 
 
 async def hear(client: ClientConnection) -> Any:
-    return json.loads(await asyncio.wait_for(client.recv(), 2))
+    return json.loads(await asyncio.wait_for(client.recv(), 10))
 
 
 async def settled(client: ClientConnection) -> None:
@@ -97,7 +97,7 @@ async def test_alerts_from_before_the_start_are_not_sent(bus: MemoryBus, make_al
     running = asyncio.create_task(gateway.run())
     await asyncio.sleep(0.01)
     await bus.publish("alerts.filtered:0", Alerts((make_alert(2),)))
-    await asyncio.wait_for(client.wait(), 1)
+    await asyncio.wait_for(client.wait(), 10)
     outgoing = client.take()
     assert outgoing is not None
     assert json.loads(outgoing.frame)["data"]["alert_id"] == make_alert(2).alert_id

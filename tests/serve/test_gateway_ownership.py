@@ -47,7 +47,7 @@ async def listening(at: House, principal: Principal) -> AsyncIterator[ClientConn
 
 
 async def hear(socket: ClientConnection) -> Any:
-    return json.loads(await asyncio.wait_for(socket.recv(), 3))
+    return json.loads(await asyncio.wait_for(socket.recv(), 10))
 
 
 async def heard_until_pong(socket: ClientConnection) -> list[Any]:
@@ -96,7 +96,7 @@ async def test_each_client_gets_its_own_and_shared_alerts_and_an_admin_all(
 async def test_frame_is_the_same_text_for_all_who_see_it(bus: MemoryBus, publisher: Publisher) -> None:
     async with house(bus) as at, listening(at, ANN) as ann, listening(at, BOB) as bob:
         await publisher.publish(0, owner="carl", shared=True)
-        one, other = [await asyncio.wait_for(socket.recv(), 3) for socket in (ann, bob)]
+        one, other = [await asyncio.wait_for(socket.recv(), 10) for socket in (ann, bob)]
     assert one == other
     assert json.loads(one)["data"]["latency"]["sent"] is not None
 

@@ -76,7 +76,7 @@ class Wire:
         return first & 0x0F, await self.reader.readexactly(size)
 
     async def hear(self) -> Any:
-        opcode, data = await asyncio.wait_for(self.receive(), 3)
+        opcode, data = await asyncio.wait_for(self.receive(), 10)
         assert opcode == TEXT
         return json.loads(data)
 
@@ -105,7 +105,7 @@ def wire(address: str) -> Callable[..., Any]:
         )
         line = Wire(reader, writer)
         try:
-            answer = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3)).decode()
+            answer = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).decode()
             line.status, line.headers = int(answer.split()[1]), answer.lower()  # type: ignore[attr-defined]
             if token is not None:
                 await line.send(message(type="authenticate", data={"token": token}))

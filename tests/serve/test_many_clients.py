@@ -53,7 +53,7 @@ async def test_frame_of_any_length_arrives_as_it_was_published(
         await client.send('{"type":"ping"}')
         assert await client.recv() == '{"type":"pong"}'
         await bus.notify(CHANNEL, text)
-        assert await asyncio.wait_for(client.recv(), 2) == text.decode()
+        assert await asyncio.wait_for(client.recv(), 10) == text.decode()
 
 
 STEPS = st.one_of(

@@ -39,7 +39,7 @@ class Line:
         self.ids: list[str] = []
 
     async def hear(self) -> Any:
-        frame = json.loads(await asyncio.wait_for(self.socket.recv(), 3))
+        frame = json.loads(await asyncio.wait_for(self.socket.recv(), 10))
         if "at" in frame:
             partition, _, place = frame["at"].partition(":")
             self.places[partition] = place

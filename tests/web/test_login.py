@@ -4,13 +4,12 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from tapewatch.client import Refused, connect
 
@@ -39,20 +38,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         subprocess.run([sys.executable, "-m", "tapewatch", *command], check=True, capture_output=True)
     return folder
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    yield context
-    context.close()
-
-
-@pytest.fixture
-def page(context: BrowserContext, address: str) -> Page:
-    page = context.new_page()
-    page.goto(address)
-    return page
 
 
 def log_in(page: Page, name: str = "ada", password: str = PASSWORD) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from openid_mock import openid_mock
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 from servers import free_port
 
 pytestmark = pytest.mark.browser
@@ -42,20 +42,6 @@ def options(folder: Path, issuer: str) -> list[str]:
         *("--oidc-secret-file", str(secret)),
         *("--oidc-role-claim", "groups", "--oidc-role", "desk=trader", "--oidc-default-role", "none"),
     ]
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    yield context
-    context.close()
-
-
-@pytest.fixture
-def page(context: BrowserContext, address: str) -> Page:
-    page = context.new_page()
-    page.goto(address)
-    return page
 
 
 def sign_in(page: Page, issuer: str, subject: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, expect
 
 pytestmark = pytest.mark.browser
 
@@ -21,8 +21,7 @@ def complaints() -> list[str]:
 
 
 @pytest.fixture
-def page(browser: Browser, address: str, complaints: list[str]) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
+def page(context: BrowserContext, address: str, complaints: list[str]) -> Page:
     page = context.new_page()
 
     def on_console(message: ConsoleMessage) -> None:
@@ -35,8 +34,7 @@ def page(browser: Browser, address: str, complaints: list[str]) -> Iterator[Page
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(address)
     page.wait_for_selector(".lists tbody tr", timeout=20_000)
-    yield page
-    context.close()
+    return page
 
 
 def test_page_of_a_running_market_moves_within_three_seconds(page: Page, complaints: list[str]) -> None:

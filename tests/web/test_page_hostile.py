@@ -1,11 +1,10 @@
 """The built page when others are hostile: what they write is text, what runs is ours, and nobody frames it."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 pytestmark = pytest.mark.browser
 
@@ -21,8 +20,7 @@ HOOK = {"kind": "webhook", "url": "https://93.184.216.34/", "secret": "at least 
 
 
 @pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
+def page(context: BrowserContext, address: str) -> Page:
     page = context.new_page()
     page.add_init_script(
         "window.refused = []; "
@@ -30,8 +28,7 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     )
     page.goto(address)
     page.wait_for_selector(".lists tbody tr", timeout=20_000)
-    yield page
-    context.close()
+    return page
 
 
 def expect_nothing_ran(page: Page) -> None:
@@ -114,13 +111,11 @@ def test_markup_that_came_in_all_the_same_could_do_nothing(page: Page, does: str
     assert page.evaluate("window.hacked") is None
 
 
-def test_page_is_in_nobody_s_frame(browser: Browser, address: str) -> None:
-    context = browser.new_context()
+def test_page_is_in_nobody_s_frame(context: BrowserContext, address: str) -> None:
     page = context.new_page()
     refusals: list[str] = []
     page.on("console", lambda message: refusals.append(message.text))
-    page.set_content(f'<iframe src="{address}"></iframe>')
-    page.wait_for_timeout(1_000)
+    with page.expect_console_message(lambda message: "frame" in message.text.lower(), timeout=10_000):
+        page.set_content(f'<iframe src="{address}"></iframe>')
     assert page.frames[1].query_selector("#app") is None
     assert any("frame" in text.lower() for text in refusals)
-    context.close()

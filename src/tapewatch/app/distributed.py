@@ -49,6 +49,7 @@ from tapewatch.engine.scanner import Scanner
 from tapewatch.engine.toplists import SYSTEM_TOPLISTS
 from tapewatch.errors import ConfigError, Unavailable
 from tapewatch.nyse import trading_days
+from tapewatch.patience import patiently
 from tapewatch.ports import Bus, Clock, Feed, HotState, Journal, Store
 from tapewatch.roles.deliveries import DeliveriesRole
 from tapewatch.roles.explain import ExplainRole
@@ -56,7 +57,6 @@ from tapewatch.roles.housekeeping import Housekeeping
 from tapewatch.roles.ingest import Ingest
 from tapewatch.roles.ownership import Ownership, Run
 from tapewatch.roles.parity import ParityRole
-from tapewatch.roles.patience import patiently
 from tapewatch.roles.reference import ReferenceRole
 from tapewatch.roles.scanner import ScannerRole
 from tapewatch.roles.scoreboard import ScoreboardRole

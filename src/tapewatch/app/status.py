@@ -12,10 +12,10 @@ from tapewatch.documents import rfc3339
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.engine.scanner import Scanner
 from tapewatch.errors import Unavailable
+from tapewatch.patience import waits
 from tapewatch.ports import Bus, Clock, FeedStatus, HotState
 from tapewatch.roles.ingest import Ingest
 from tapewatch.roles.leases import SLOTS
-from tapewatch.roles.patience import waits
 from tapewatch.telemetry import CONSUMER_LAG
 
 if TYPE_CHECKING:

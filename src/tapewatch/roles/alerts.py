@@ -20,8 +20,8 @@ import structlog
 from tapewatch.documents import Alert, rfc3339
 from tapewatch.engine.scanner import Withdrawn
 from tapewatch.errors import Unavailable
+from tapewatch.patience import patiently, publish
 from tapewatch.ports import Alerts, Bus, Clock, Position, Store
-from tapewatch.roles.patience import patiently, publish
 from tapewatch.roles.recovery import Hole, Recovery
 from tapewatch.telemetry import ERRORS_TOTAL
 

@@ -16,8 +16,8 @@ from tapewatch.documents import known, rfc3339
 from tapewatch.engine.bars import BarBuilder
 from tapewatch.engine.columns import MINUTE_NS, Bars, Batch, Gap, concat_bars, first_ns
 from tapewatch.errors import Unavailable
+from tapewatch.patience import patiently, publish
 from tapewatch.ports import Bus, Clock, HotState, Position, Store
-from tapewatch.roles.patience import patiently, publish
 from tapewatch.roles.recovery import Hole, Recovery
 from tapewatch.telemetry import ERRORS_TOTAL
 

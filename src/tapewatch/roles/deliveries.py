@@ -26,8 +26,8 @@ from tapewatch.delivery_documents import MAX_COOLDOWN_S, Channel, Delivery, Deli
 from tapewatch.documents import Rule, Watchlist, rfc3339
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.errors import Unavailable, VersionConflict
+from tapewatch.patience import patiently
 from tapewatch.ports import Alerts, Bus, Clock, Position, Store
-from tapewatch.roles.patience import patiently
 from tapewatch.roles.recovery import Hole, Recovery
 from tapewatch.telemetry import DELIVERIES_TOTAL, ERRORS_TOTAL
 
@@ -86,6 +86,8 @@ class DeliveriesRole:
         self._deciding = Deciding()
         self._channels: dict[str, Channel] = {}
         self._receivers: dict[str, _Receiver] = {}
+        self._rule_ids: frozenset[str] = frozenset()
+        """All that were there when they were read last, those of users who were shut out too."""
         self._routing: tuple[int, int] | None = None
         self._reading = asyncio.Lock()
         self._news = asyncio.Event()
@@ -144,7 +146,7 @@ class DeliveriesRole:
 
     async def _decide(self, entry: Alerts) -> list[Delivery]:
         """A rule that nobody knows yet may be newer than what was read of them."""
-        if not all(self._deciding.matching.knows(alert.rule_id) for alert in entry.alerts):
+        if not all(alert.rule_id in self._rule_ids for alert in entry.alerts):
             await self._read_routes()
         return self._deciding.deliveries_of(entry.alerts)
 
@@ -191,9 +193,11 @@ class DeliveriesRole:
 
             subscriptions = [s for s in await self._patiently(self._store.subscriptions) if goes_out(s.owner)]
             channels = [c for c in await self._patiently(self._store.channels) if goes_out(c.owner)]
-            rules = [rule for rule in (await self._patiently(self._store.rules)).rules if goes_out(rule.owner)]
+            every = (await self._patiently(self._store.rules)).rules
+            rules = [rule for rule in every if goes_out(rule.owner)]
             watchlists = await self._patiently(self._store.watchlists)
             self._deciding.matching = await asyncio.to_thread(_matching, subscriptions, rules, watchlists)
+            self._rule_ids = frozenset(rule.id for rule in every)
             self._channels = {channel.id: channel for channel in channels}
             self._deciding.channels = {channel.id: channel.owner for channel in channels if channel.enabled}
             for channel_id in [known for known in self._receivers if known not in self._channels]:
@@ -217,9 +221,10 @@ class DeliveriesRole:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._news.clear()
-                await self._read_routes()
                 now_ns = self._clock.now_ns()
-                for channel_id in await self._patiently(lambda: self._store.due_channels(self._clock.now_ns())):
+                due = await self._patiently(lambda: self._store.due_channels(self._clock.now_ns()))
+                await self._read_routes()  # after that, so that what is due goes where its channel leads now
+                for channel_id in due:
                     channel = self._channels.get(channel_id)
                     receiver = self._receivers.setdefault(channel_id, _Receiver())
                     if channel is None or not channel.enabled or receiver.task is not None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import structlog
 
+from tapewatch.patience import patiently
 from tapewatch.ports import Clock, Store
-from tapewatch.roles.patience import patiently
 
 EVERY_S = 3_600.0
 

@@ -27,8 +27,8 @@ from tapewatch.engine.rules import Ruleset
 from tapewatch.engine.seen import SeenTrades
 from tapewatch.engine.symbols import partition_of
 from tapewatch.errors import ConfigError, FeedLost, FeedRefused, TapewatchError
+from tapewatch.patience import patiently
 from tapewatch.ports import Bus, Clock, Entry, Feed, FeedStatus, Journal, Resumable, Store, Supervised
-from tapewatch.roles.patience import patiently
 from tapewatch.telemetry import DUPLICATE_TRADES_TOTAL, ERRORS_TOTAL, TICKS_TOTAL
 
 RULES_CHANNEL = "rules.updated"

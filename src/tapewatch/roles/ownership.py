@@ -23,9 +23,9 @@ from typing import Literal
 import structlog
 
 from tapewatch.errors import LeaseLost, PositionLost, Unavailable
+from tapewatch.patience import FIRST_WAIT_S, LONGEST_WAIT_S, pause
 from tapewatch.ports import Clock, HotState
 from tapewatch.roles.leases import SURE, TTL_S, Leases, View, share_of
-from tapewatch.roles.patience import FIRST_WAIT_S, LONGEST_WAIT_S, pause
 
 TURN_S = 0.5
 SETTLE_S = 1.5

@@ -13,8 +13,8 @@ import numpy as np
 from tapewatch.documents import rfc3339
 from tapewatch.engine.columns import F64, MINUTE_NS, Bars
 from tapewatch.engine.symbols import SymbolTable
+from tapewatch.patience import read_on
 from tapewatch.ports import Bus, Clock
-from tapewatch.roles.patience import read_on
 
 FIELDS = ("open", "high", "low", "close", "volume")
 _MINUTES = 4

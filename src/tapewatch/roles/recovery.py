@@ -19,8 +19,8 @@ import structlog
 
 from tapewatch.engine.columns import SECOND_NS, Batch
 from tapewatch.errors import Invalid, PositionLost, Unavailable
+from tapewatch.patience import FIRST_WAIT_S, patiently, pause
 from tapewatch.ports import Bus, Clock, Entry, Position, Store
-from tapewatch.roles.patience import FIRST_WAIT_S, patiently, pause
 from tapewatch.telemetry import ERRORS_TOTAL
 
 KEEP_S = 30.0

@@ -21,8 +21,8 @@ from tapewatch.engine.columns import I32, LABELS, MINUTE_NS, SECOND_NS, Batch, B
 from tapewatch.engine.daily import DAILY_FACTS, HISTORY_DAYS, daily_facts
 from tapewatch.engine.daily_metrics import DAILY_METRICS, MARKET
 from tapewatch.errors import FeedRefused, Invalid, NotFound, Unavailable
+from tapewatch.patience import patiently, pause
 from tapewatch.ports import Clock, Reference, Store
-from tapewatch.roles.patience import patiently, pause
 from tapewatch.telemetry import ERRORS_TOTAL
 
 Announce: TypeAlias = Callable[[Batch | Facts], Awaitable[None]]

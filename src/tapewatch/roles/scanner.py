@@ -13,8 +13,8 @@ from tapewatch.documents import Alert
 from tapewatch.engine.columns import SECOND_NS, Batch, Facts, Gap, first_ns
 from tapewatch.engine.rules import Match, Ruleset
 from tapewatch.engine.scanner import Scanner
+from tapewatch.patience import publish
 from tapewatch.ports import Alerts, Bus, Clock, Entry, Position, Store
-from tapewatch.roles.patience import publish
 from tapewatch.roles.recovery import Hole, Recovery
 from tapewatch.telemetry import ALERTS_EMITTED_TOTAL, SCAN_CYCLE_SECONDS, TICK_PROCESSING_LATENCY_SECONDS
 

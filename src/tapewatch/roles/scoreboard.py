@@ -21,8 +21,8 @@ from tapewatch.engine.columns import BAR_COLUMNS, MINUTE_NS, SECOND_NS, Bars
 from tapewatch.engine.outcomes import MOST_OPEN, Fired, Outcomes, RuleKey
 from tapewatch.engine.scores import Scores, too_broad
 from tapewatch.errors import Unavailable
+from tapewatch.patience import patiently, read_on
 from tapewatch.ports import AlertQuery, Alerts, Bus, Clock, HotState, Position, Store
-from tapewatch.roles.patience import patiently, read_on
 from tapewatch.telemetry import ERRORS_TOTAL
 
 KEY = "scoreboard"

@@ -12,8 +12,8 @@ from tapewatch.engine.board import BoardRows, merge_boards
 from tapewatch.engine.columns import I64, SECOND_NS
 from tapewatch.engine.toplists import MARKS, SYSTEM_TOPLISTS, rank
 from tapewatch.errors import Unavailable
+from tapewatch.patience import read_on
 from tapewatch.ports import Bus, Clock, HotState, Ranked, Store
-from tapewatch.roles.patience import read_on
 from tapewatch.roles.user_toplists import UserToplists
 from tapewatch.telemetry import ERRORS_TOTAL
 from tapewatch.toplist_frames import Rows, toplist_frame
@@ -33,9 +33,9 @@ _METRICS = tuple(dict.fromkeys([*_COLUMNS, *MARKS, *(toplist.metric for toplist 
 
 
 class ToplistsRole:
-    """Waits for the boards of all partitions at one scan. A partition that has gone on to the next scan before another
-    reached this one leaves it out: only the newest board matters. One that stays behind for longer than `STALE_NS` does
-    not hold the others up: the lists go on without its symbols, and say how many partitions are missing.
+    """Ranks the newest scan of which the boards of all partitions are there, and leaves older ones out: a role that
+    falls behind shows what is, not what was. A partition that stays behind for longer than `STALE_NS` does not hold the
+    others up: the lists go on without its symbols, and say how many partitions are missing.
 
     Without a store there are no users' lists.
     """
@@ -45,44 +45,62 @@ class ToplistsRole:
     ) -> None:
         self._bus, self._hot, self._clock, self._partitions = bus, hot, clock, partitions
         self._users = None if store is None else UserToplists(store=store, bus=bus, hot=hot, clock=clock)
-        self._boards: dict[int, BoardRows] = {}
+        self._boards: dict[int, list[BoardRows]] = {}
+        """By partition, oldest first: those that may still be ranked, not older than `STALE_NS` behind the newest."""
+        self._came = asyncio.Event()
         self._symbols: tuple[str, ...] = ()
         self._by_name = np.zeros(0, np.intp)
         self._first_ns = 0
-        self._missing = 0
+        self.missing = 0
+        """Partitions whose symbols the newest lists lack."""
         self.ranked_ns = 0
         """Event time of the newest board whose lists are out."""
 
     async def run(self) -> None:
+        """Until the bus closes."""
         async with asyncio.TaskGroup() as tasks:
             if self._users is not None:
                 tasks.create_task(self._users.follow(), name="toplists of users")
-            for partition in range(self._partitions):
-                tasks.create_task(self._follow(partition), name=f"toplists board {partition}")
+            ranking = tasks.create_task(self._rank_newest(), name="toplists ranking")
+            async with asyncio.TaskGroup() as reading:
+                for partition in range(self._partitions):
+                    reading.create_task(self._follow(partition), name=f"toplists board {partition}")
+            ranking.cancel()
 
     async def _follow(self, partition: int) -> None:
         async for _, entry in read_on(
             self._bus, f"board:{partition}", clock=self._clock, where="toplists.read", newest_only=True
         ):
             if isinstance(entry, BoardRows):
-                self._boards[partition] = entry
-                boards = self._of_one_scan(entry.ts_ns)
-                if boards:
-                    self._missing = self._partitions - len(boards)
-                    try:
-                        await self._rank(self._in_order(merge_boards(boards)))
-                    except Unavailable:  # the next board comes in a second
-                        ERRORS_TOTAL.labels(where="toplists.rank").inc()
+                self._first_ns = self._first_ns or entry.ts_ns
+                kept = self._boards.get(partition, [])
+                self._boards[partition] = [board for board in kept if board.ts_ns > entry.ts_ns - STALE_NS] + [entry]
+                self._came.set()
 
-    def _of_one_scan(self, ts_ns: int) -> list[BoardRows]:
-        """The boards of that scan, once there is one of every partition that keeps up."""
-        boards = [self._boards[p] for p in sorted(self._boards) if self._boards[p].ts_ns == ts_ns]
-        behind = sum(ts_ns - STALE_NS < board.ts_ns < ts_ns for board in self._boards.values())
-        unseen = self._partitions - len(self._boards)
-        if not self._first_ns:
-            self._first_ns = ts_ns
-        waits = behind or (unseen and ts_ns < self._first_ns + STALE_NS) or ts_ns <= self.ranked_ns
-        return [] if waits else boards
+    async def _rank_newest(self) -> None:
+        while True:
+            await self._came.wait()
+            self._came.clear()
+            boards = self._of_one_scan()
+            if boards:
+                self.missing = self._partitions - len(boards)
+                try:
+                    await self._rank(self._in_order(merge_boards(boards)))
+                except Unavailable:  # the next board comes in a second
+                    ERRORS_TOTAL.labels(where="toplists.rank").inc()
+
+    def _of_one_scan(self) -> list[BoardRows]:
+        """The boards of the newest scan that every partition that keeps up has reached, unless they were ranked."""
+        newest_ns = max(kept[-1].ts_ns for kept in self._boards.values())
+        if len(self._boards) < self._partitions and newest_ns < self._first_ns + STALE_NS:
+            return []
+        keep_up = {p: kept for p, kept in sorted(self._boards.items()) if kept[-1].ts_ns > newest_ns - STALE_NS}
+        scans = set.intersection(*({board.ts_ns for board in kept} for kept in keep_up.values()))
+        ts_ns = max(scans, default=0)
+        if (ts_ns, len(keep_up)) <= (self.ranked_ns, self._partitions - self.missing):
+            return []
+        self._boards = {p: [board for board in kept if board.ts_ns >= ts_ns] for p, kept in keep_up.items()}
+        return [kept[0] for kept in self._boards.values()]
 
     def _in_order(self, board: BoardRows) -> BoardRows:
         """The metrics that lists read, unknown where the board lacks one, and symbols by name: then equal values stand
@@ -120,8 +138,8 @@ class ToplistsRole:
                 "metric": toplist.metric,
             }
             top = tops[toplist.id][:_SHOWN]
-            await self._bus.notify(CHANNEL, toplist_frame(head, rows, top, _COLUMNS, missing=self._missing))
+            await self._bus.notify(CHANNEL, toplist_frame(head, rows, top, _COLUMNS, missing=self.missing))
             await asyncio.sleep(0)
         if self._users is not None:
-            await self._users.rank(board, rows, missing=self._missing)
+            await self._users.rank(board, rows, missing=self.missing)
         self.ranked_ns = board.ts_ns

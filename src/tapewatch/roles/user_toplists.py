@@ -15,8 +15,8 @@ from tapewatch.engine.board import BoardRows
 from tapewatch.engine.rules.tree import Attribute, walk
 from tapewatch.engine.toplists import Surroundings, UserRankings, list_events
 from tapewatch.errors import NotFound, Unavailable
+from tapewatch.patience import patiently
 from tapewatch.ports import Bus, Clock, HotState, Ranked, Store
-from tapewatch.roles.patience import patiently
 from tapewatch.telemetry import ERRORS_TOTAL
 from tapewatch.toplist_documents import Toplist
 from tapewatch.toplist_frames import Rows, event_frame, toplist_frame

@@ -20,8 +20,8 @@ from tapewatch.accounts.tokens import Keys, is_secret, parse_api_token
 from tapewatch.accounts.users import NEVER_NS, ApiToken, SignIn, User
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.errors import Forbidden, Unauthorized, Unavailable
+from tapewatch.patience import pause
 from tapewatch.ports import Bus, Clock, Store
-from tapewatch.serve.follow import pause
 from tapewatch.telemetry import ERRORS_TOTAL
 
 ACCESS: Mapping[str, Scope | None] = MappingProxyType({

@@ -16,9 +16,9 @@ import structlog
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.engine.symbols import partition_of
 from tapewatch.errors import PositionLost, Unavailable
+from tapewatch.patience import FIRST_WAIT_S, pause
 from tapewatch.ports import Alerts, Bus, Clock, Entry, Position, Store
 from tapewatch.serve.alert_log import AlertLog, Outgoing, from_entry, from_history, key_of
-from tapewatch.serve.follow import FIRST_WAIT_S, pause
 from tapewatch.serve.past_alerts import MARGIN_S, past_alerts
 from tapewatch.serve.places import NOWHERE, Place
 from tapewatch.telemetry import ERRORS_TOTAL

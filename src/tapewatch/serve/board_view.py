@@ -10,8 +10,8 @@ import numpy as np
 from tapewatch.engine.board import BoardRows
 from tapewatch.engine.columns import F64
 from tapewatch.engine.toplists import MARKS, marks
+from tapewatch.patience import read_on
 from tapewatch.ports import Bus, Clock
-from tapewatch.serve.follow import follow
 
 
 class SymbolView(NamedTuple):
@@ -43,7 +43,8 @@ class BoardView:
                 tasks.create_task(self._follow(bus, partition), name=f"board view {partition}")
 
     async def _follow(self, bus: Bus, partition: int) -> None:
-        async for entry in follow(bus, f"board:{partition}", clock=self._clock):
+        where = "board_view.read"
+        async for _, entry in read_on(bus, f"board:{partition}", clock=self._clock, where=where, newest_only=True):
             if isinstance(entry, BoardRows):
                 self.show(partition, entry)
 

@@ -24,6 +24,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDiscon
 from tapewatch.accounts.roles import LOCAL
 from tapewatch.documents import Document, load_json
 from tapewatch.errors import Invalid, NotFound, Unavailable
+from tapewatch.patience import pause
 from tapewatch.ports import MAX_TOPLISTS, Bus, Clock, Store
 from tapewatch.serve.admission import (
     FIRST_MESSAGE_S,
@@ -41,7 +42,6 @@ from tapewatch.serve.alert_tail import Active, AlertTail
 from tapewatch.serve.api import API
 from tapewatch.serve.api.query import IDENTIFIER
 from tapewatch.serve.client import Client, Ending, Followers, News
-from tapewatch.serve.follow import pause
 from tapewatch.serve.problems import problem
 from tapewatch.serve.resume import Missed, Resumes, parse_places
 from tapewatch.serve.server import HEARTBEAT_S, MAX_FRAME_BYTES, BoundedWebSocket, socket_of

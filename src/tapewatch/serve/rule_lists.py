@@ -1,4 +1,4 @@
-"""What each user sees of the rules, ready to be sent: read and filtered once for each change of the rules.
+"""The rules, and what each user sees of them ready to be sent: read and filtered once for each change of the rules.
 
 Whether anything has changed is asked of the store each time, so a list is never older than the question.
 """
@@ -10,6 +10,7 @@ import msgspec
 from tapewatch.accounts.roles import Principal
 from tapewatch.documents import Rule
 from tapewatch.ports import Store
+from tapewatch.serve.api.ownership import viewer_of
 
 _VIEWERS = 1_000
 """Whose lists are kept at once; beyond that, all are made again."""
@@ -23,19 +24,24 @@ class RuleLists:
         self._seen: dict[str | None, list[Rule]] = {}
         self._encoded: dict[str, msgspec.Raw] = {}
 
-    async def seen_by(self, principal: Principal) -> Sequence[Rule]:
+    async def all(self) -> Sequence[Rule]:
         """By id."""
         if await self._store.ruleset_number() != self._number:
             snapshot = await self._store.rules()
             if snapshot.number != self._number:
                 self._number, self._rules = snapshot.number, snapshot.rules
                 self._seen, self._encoded = {}, {}
-        viewer = None if principal.role == "admin" else principal.user_id
+        return self._rules
+
+    async def seen_by(self, principal: Principal) -> Sequence[Rule]:
+        """By id."""
+        rules = await self.all()
+        viewer = viewer_of(principal)
         seen = self._seen.get(viewer)
         if seen is None:
             if len(self._seen) >= _VIEWERS:
                 self._seen.clear()
-            seen = [rule for rule in self._rules if principal.sees(rule.owner, shared=rule.shared)]
+            seen = [rule for rule in rules if principal.sees(rule.owner, shared=rule.shared)]
             self._seen[viewer] = seen
         return seen
 

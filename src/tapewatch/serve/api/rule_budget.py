@@ -6,7 +6,7 @@ from collections import OrderedDict
 from tapewatch.documents import Rule
 from tapewatch.engine.rules.cost import MAX_USER_COST_US, MAX_USER_MEMORY_BYTES, Cost, cost
 from tapewatch.errors import QuotaReached
-from tapewatch.ports import Store
+from tapewatch.serve.rule_lists import RuleLists
 
 _MOST_KNOWN = 20_000
 
@@ -16,8 +16,8 @@ class RuleBudget:
     Several API processes may overrun the budget by a rule each.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, lists: RuleLists) -> None:
+        self._lists = lists
         self._known: OrderedDict[tuple[str, int], Cost] = OrderedDict()
         self.turn = asyncio.Lock()
 
@@ -25,7 +25,7 @@ class RuleBudget:
         """`QuotaReached` if its owner's rules that are on would cost too much with it, and more than without it."""
         if not wanted.enabled:
             return
-        rules = [rule for rule in (await self._store.rules()).rules if rule.owner == wanted.owner and rule.enabled]
+        rules = [rule for rule in await self._lists.all() if rule.owner == wanted.owner and rule.enabled]
         before = [self._cost(rule) for rule in rules]
         others = [known for rule, known in zip(rules, before, strict=True) if rule.id != wanted.id]
         after = [*others, cost_of(wanted)]

@@ -4,6 +4,7 @@ People see their own rules and shared ones, and change their own. What the newes
 versions.
 """
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -94,20 +95,38 @@ def router(services: Services) -> APIRouter:
     store, clock, bus = services.store, services.clock, services.bus
     lists = RuleLists(store)
     routes = APIRouter(prefix=f"{API}/rules", tags=["rules"], responses=PROBLEMS)
-    budget = RuleBudget(store)
+    budget = RuleBudget(lists)
 
     def next_version(known: Rule, content: Rule, **changes: Any) -> Rule:
         return content.model_copy(
             update={"version": known.version + 1, "updated_at": rfc3339(clock.now_ns()), **changes}
         )
 
-    async def answer(rule: Rule, *, is_change: bool) -> Response:
+    async def own_rule(request: Request, rule_id: str) -> Rule:
+        return own(who(request), await store.rule(rule_id))
+
+    async def change(
+        request: Request, rule_id: str, make: Callable[[Rule], Awaitable[Rule | None]], *, version: int = 0
+    ) -> Response:
+        """The answer to a change of a stored rule, which is what `make` says of it, within its owner's budget."""
+
+        async def within_budget(known: Rule) -> Rule | None:
+            wanted = await make(known)
+            if wanted is not None:
+                await budget.check(wanted)
+            return wanted
+
+        async with budget.turn:
+            rule, is_change = await changed(
+                request,
+                read=lambda: own_rule(request, rule_id),
+                make=within_budget,
+                save=partial(store.save_rule, actor=who(request).user_id),
+                version=version,
+            )
         if is_change:
             await announce(bus, rule)
         return json_response(rule.model_dump(), headers=etag(rule))
-
-    async def own_rule(request: Request, rule_id: str) -> Rule:
-        return own(who(request), await store.rule(rule_id))
 
     @routes.get("", response_model=RuleList)
     async def list_rules(request: Request, query: Annotated[RulesQuery, FromQuery()]) -> Response:
@@ -173,18 +192,9 @@ def router(services: Services) -> APIRouter:
         async def make(known: Rule) -> Rule:
             wanted = next_version(known, content, created_at=known.created_at, owner=known.owner)
             await check_watchlists(store, wanted, draft)
-            await budget.check(wanted)
             return wanted
 
-        async with budget.turn:
-            rule, is_change = await changed(
-                request,
-                read=lambda: own_rule(request, rule_id),
-                make=make,
-                save=partial(store.save_rule, actor=who(request).user_id),
-                version=draft.version,
-            )
-        return await answer(rule, is_change=is_change)
+        return await change(request, rule_id, make, version=draft.version)
 
     @routes.delete("/{rule_id:rule_id}", status_code=204, dependencies=[NO_QUERY], description=_ON_CONDITION)
     async def delete_rule(request: Request, rule_id: RuleId) -> Response:
@@ -225,18 +235,9 @@ def router(services: Services) -> APIRouter:
             old = await store.rule(rule_id, wanted.version)
             affordable(old)
             await check_watchlists(store, old)
-            wanted_rule = next_version(known, old)
-            await budget.check(wanted_rule)
-            return wanted_rule
+            return next_version(known, old)
 
-        async with budget.turn:
-            rule, is_change = await changed(
-                request,
-                read=lambda: own_rule(request, rule_id),
-                make=make,
-                save=partial(store.save_rule, actor=who(request).user_id),
-            )
-        return await answer(rule, is_change=is_change)
+        return await change(request, rule_id, make)
 
     async def switch(request: Request, rule_id: str, *, enabled: bool) -> Response:
         async def make(known: Rule) -> Rule | None:
@@ -245,18 +246,9 @@ def router(services: Services) -> APIRouter:
             if enabled:
                 affordable(known)
                 await check_watchlists(store, known)
-            wanted = next_version(known, known, enabled=enabled)
-            await budget.check(wanted)
-            return wanted
+            return next_version(known, known, enabled=enabled)
 
-        async with budget.turn:
-            rule, is_change = await changed(
-                request,
-                read=lambda: own_rule(request, rule_id),
-                make=make,
-                save=partial(store.save_rule, actor=who(request).user_id),
-            )
-        return await answer(rule, is_change=is_change)
+        return await change(request, rule_id, make)
 
     switching: dict[str, Any] = {
         "response_model": Rule,

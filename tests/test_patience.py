@@ -1,13 +1,16 @@
 """What a process waits for is told for as long as it waits, and not a moment longer."""
 
 import asyncio
-from typing import NoReturn
+from collections.abc import AsyncIterator
+from typing import Any, NoReturn
 
 import pytest
 
 from tapewatch.clock import SystemClock
-from tapewatch.errors import Unavailable
-from tapewatch.roles.patience import patiently, waits
+from tapewatch.engine.columns import pulse
+from tapewatch.errors import PositionLost, Unavailable
+from tapewatch.patience import patiently, read_on, waits
+from tapewatch.ports import Entry, Position
 
 pytestmark = pytest.mark.anyio
 
@@ -74,3 +77,23 @@ async def test_one_of_two_that_wait_at_a_place_does_not_end_the_waiting_of_the_o
     second.back.set()
     await tasks[1]
     assert waits() == {}
+
+
+class Trimmed:
+    """A stream that keeps two entries, and has gone on while its reader was away."""
+
+    def __init__(self) -> None:
+        self.kept = [(Position(1, 1), pulse(1))]
+
+    async def read(self, stream: str, after: Position | None = None) -> AsyncIterator[tuple[Position, Entry]]:
+        for position, entry in self.kept:
+            yield position, entry
+        if after is None:
+            self.kept = [(Position(1, sequence), pulse(sequence)) for sequence in (4, 5)]
+            raise PositionLost(f"{stream} has gone on")
+
+
+async def test_reader_that_lost_its_place_goes_on_with_what_is_kept_up_to_the_newest() -> None:
+    bus: Any = Trimmed()
+    reading = read_on(bus, "board:0", clock=SystemClock(), where="test", newest_only=True)
+    assert [(await anext(reading))[0].sequence for _ in range(3)] == [1, 4, 5]

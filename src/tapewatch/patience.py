@@ -1,6 +1,6 @@
-"""How a role lives through a server that is away: it waits in growing, jittered steps, and what happened is counted.
+"""How one lives through a server that is away: waiting in growing, jittered steps, and what happened is counted.
 
-It decides nothing about what is kept meanwhile: each role bounds its own pending work.
+It decides nothing about what is kept meanwhile: who waits bounds its own pending work.
 """
 
 import random
