@@ -258,7 +258,7 @@ def amended(random: Random, *, ordered: bool) -> tuple[list[Line], list[Line]]:
     return lines, [line for line in should if line is not None]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32), cut=st.sampled_from([1, 3, 17, 1_000_000]), ordered=st.booleans())
 def test_amended_tape_equals_the_tape_as_it_should_have_been(seed: int, cut: int, *, ordered: bool) -> None:
     lines, should = amended(Random(seed), ordered=ordered)
@@ -284,7 +284,7 @@ def assert_same_board(scanner: Scanner, wanted: Scanner, *, without: Sequence[st
                 assert value == pytest.approx(expected, nan_ok=True), f"{name} of {symbol}"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 40))
 def test_cutting_an_amended_tape_changes_nothing(seed: int, cut: int) -> None:
     lines, _ = amended(Random(seed), ordered=False)

@@ -183,7 +183,7 @@ def test_bars_of_random_tape_equal_naive_bars(
     check_bars(final_bars([step for step in steps if len(step)]), naive)
 
 
-@bounded(60)
+@bounded(30)
 @given(
     seed=SEEDS,
     rows=st.integers(1, 300),
@@ -254,7 +254,7 @@ def check_same(one: Ran, other: Ran) -> None:
     assert one.cooled_down == other.cooled_down
 
 
-@bounded(40)
+@bounded(20)
 @given(
     seed=SEEDS,
     rows=st.integers(1, 300),

@@ -283,7 +283,7 @@ def said(match: Match) -> tuple[str, str, str, float, str]:
     return match.alert_id, match.rule.id, match.symbol, match.fired_at_ns / SECOND_NS, repr(match.values)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32 - 1), style=st.sampled_from(STYLES), gap=st.booleans())
 def test_clock_rule_beside_them_changes_no_alert_of_others(
     seed: int,

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from tapewatch.backtest import backtest, dry_run
 from tapewatch.clock import SystemClock
-from tapewatch.documents import Alert, load_rule_file, ruleset
+from tapewatch.documents import Alert, Rule, load_rule_file, ruleset
 from tapewatch.eligibility import load_profile
 from tapewatch.engine.columns import MINUTE_NS
 from tapewatch.engine.rules import Match
@@ -21,6 +22,7 @@ from tapewatch.nyse import day_of
 from tapewatch.replay import scan_tape
 
 pytestmark = pytest.mark.anyio
+PROFILE = load_profile("alpaca")
 _PATIENCE_S = 240.0
 """At full speed, and on a machine that does other things, the scanner needs a while for a morning."""
 
@@ -67,36 +69,47 @@ def told(alerts: Iterable[Alert]) -> list[tuple[Any, ...]]:
     return sorted(rows)
 
 
-@pytest.mark.market_data
-async def test_live_replay_backtest_and_dry_run_give_the_same_alerts(
-    market_data: Path, tmp_path: Path, running: Any, stored: Any
-) -> None:
+@dataclass(frozen=True)
+class Morning:
+    """Some hours of a real tape, and what a replay of them tells."""
+
+    path: Path
+    end_ns: int
+    rules: list[Rule]
+    alerts: list[tuple[Any, ...]]
+
+
+@pytest.fixture(scope="module")
+def morning(market_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Morning:
     table = pq.read_table(market_data / "trades" / "trades_20131007.parquet")
     ts_ns = table.column("ts_ns").to_numpy()
     open_ns = day_of("2013-10-07")[1]
     # From before the open until five-minute candles have made an RSI and it has moved.
-    morning = (ts_ns >= open_ns - 15 * MINUTE_NS) & (ts_ns < open_ns + 135 * MINUTE_NS)
-    path = tmp_path / "morning.parquet"
-    pq.write_table(table.filter(morning), path)
+    wanted = (ts_ns >= open_ns - 5 * MINUTE_NS) & (ts_ns < open_ns + 120 * MINUTE_NS)
+    path = tmp_path_factory.mktemp("tape") / "morning.parquet"
+    pq.write_table(table.filter(wanted), path)
     rules, _ = load_rule_file(RULES, where="test.rules")
-    profile = load_profile("alpaca")
+    replayed = scan_tape([path], profile=PROFILE, rules=rules)
+    assert {match.rule.id for match in replayed.matches} == {rule.id for rule in rules}
+    return Morning(path, int(ts_ns[wanted].max()), rules, told(Alert.of(match) for match in replayed.matches))
 
-    replayed = scan_tape([path], profile=profile, rules=rules)
-    expected = told(Alert.of(match) for match in replayed.matches)
-    fired = {match.rule.id for match in replayed.matches}
-    assert fired == {rule.id for rule in rules}
 
+@pytest.mark.market_data
+def test_backtest_and_dry_run_give_the_same_alerts_as_a_replay(morning: Morning) -> None:
     backtested: list[Match] = []
-    backtest(ruleset(1, rules), [path], profile=profile, on_matches=backtested.extend)
-    assert told(Alert.of(match) for match in backtested) == expected
+    backtest(ruleset(1, morning.rules), [morning.path], profile=PROFILE, on_matches=backtested.extend)
+    assert told(Alert.of(match) for match in backtested) == morning.alerts
+    tried = dry_run(morning.rules, [morning.path], profile=PROFILE, most_examples=100_000)
+    assert told(alert for rule in tried.rules for alert in rule.examples) == morning.alerts
 
-    tried = dry_run(rules, [path], profile=profile, most_examples=100_000)
-    assert told(alert for rule in tried.rules for alert in rule.examples) == expected
 
-    async with running(ReplayFeed([path], clock=SystemClock(), speed=np.inf), before=rules) as up:
+@pytest.mark.market_data
+async def test_live_gives_the_same_alerts_as_a_replay(morning: Morning, running: Any, stored: Any) -> None:
+    feed = ReplayFeed([morning.path], clock=SystemClock(), speed=np.inf)
+    async with running(feed, before=morning.rules) as up:
         async with asyncio.timeout(_PATIENCE_S):
-            while up.system.scanners[0].watermark_ns < ts_ns[morning].max():  # noqa: ASYNC110  # it tells nobody
+            while up.system.scanners[0].watermark_ns < morning.end_ns:  # noqa: ASYNC110  # it tells nobody
                 await asyncio.sleep(0.05)
         await up.played()
     _, live = await stored(())
-    assert told(live) == expected
+    assert told(live) == morning.alerts

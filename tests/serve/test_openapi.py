@@ -129,7 +129,7 @@ async def test_schemathesis_finds_nothing_as_an_admin(
 ) -> None:
     await attack(
         *("--header", f"Authorization: {admin['Authorization']}"),
-        *("--phases", phases, "--mode", mode, "--max-examples", "8"),
+        *("--phases", phases, "--mode", mode, "--max-examples", "4"),
         # The versions of a deleted rule can be read: alerts speak of them.
         *("--exclude-checks", "use_after_free"),
         owner="root",

@@ -35,6 +35,8 @@ WHAT = (
     f"ticks/s, {RULES:,} rules, {PARTITIONS} partitions, one client"
 )
 BARS_WHAT = "bars a second into TimescaleDB, ten minutes of 10,000 symbols, a call a minute"
+_STREAM_MB = 1_000
+"""More makes the rewrites of Redis' log longer than a small machine can bear."""
 _WARM_UP_S = 60.0
 _TICKS = 20
 _START_S = 60.0
@@ -89,7 +91,8 @@ async def _measure(seconds: float, *, interval_ms: int, scanners: int, ticks_per
                 with contextlib.suppress(Exception):  # it is there from an earlier run
                     await store.save_rule(rule)
             feed = ["--symbols", str(SYMBOLS), "--ticks-per-second", str(ticks_per_s), "--data-dir", folder]
-            common = ["--partitions", str(PARTITIONS), "--scan-interval", f"{interval_ms}ms"]
+            common = ["--partitions", str(PARTITIONS), "--stream-mb", str(_STREAM_MB)]
+            common += ["--scan-interval", f"{interval_ms}ms"]
             roles = ["bars", "indicators", *["scanner"] * scanners, "alerts", "toplists", "api", "ingest"]
             async with _processes(roles, common, feed) as (processes, address):
                 watched = await _watch(address, processes, bus, seconds)
