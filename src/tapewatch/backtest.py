@@ -25,8 +25,8 @@ from tapewatch.nyse import trade_date, trading_days
 from tapewatch.replay import TapeScan
 
 MOST_EXAMPLES = 20
-_COST_ROWS = 200_000
-"""Of the tape's beginning, on which the cost of a rule is measured."""
+_COST_ROWS, _COST_S = 200_000, 0.5
+"""Of the tape's beginning, on which the cost of a rule is measured; and how long that may take for each."""
 _LEAST_RULE = '[{"id": "least", "conditions": [{"metric": "price", "operator": "<", "value": 0}]}]'
 _NEVER = "never fired"
 
@@ -277,17 +277,24 @@ def _costs_s(rules: Ruleset, scan: Callable[[Ruleset], TapeScan], *, scans: int)
         if sum(map(len, batches)) >= _COST_ROWS:
             break
 
-    def measure(asked: tuple[RuleSpec, ...]) -> tuple[float, int]:
+    def measure(asked: tuple[RuleSpec, ...]) -> list[tuple[float, int]]:
+        """After each batch: the time that was taken, and the scans that were made."""
         scanner = scan(replace(rules, rules=asked)).scanner
-        started = time.thread_time()
-        made = sum(scanner.step(batch).scans for batch in batches)
-        return time.thread_time() - started, made
+        started, made = time.thread_time(), 0
+        after = []
+        for batch in batches:
+            made += scanner.step(batch).scans
+            after.append((time.thread_time() - started, made))
+            if after[-1][0] >= _COST_S:
+                break
+        return after
 
     (least,) = ruleset(1, load_rules(_LEAST_RULE, where="")).rules
-    without_s, _ = measure((least,))
+    without = measure((least,))
     costs_s = []
     for rule in rules.rules:
-        with_s, made = measure((least, rule))
+        pairs = zip(measure((least, rule)), without, strict=False)  # as far as both went
+        (with_s, made), (without_s, _) = [((0.0, 0), (0.0, 0)), *pairs][-1]
         costs_s.append(max(0.0, with_s - without_s) * scans / made if made else 0.0)
     return costs_s
 
