@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,12 +220,15 @@ def wild_tape(random: Random, rows: int, *, ordered: bool) -> tuple[list[Batch],
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
-    columns = ("symbol", "condition", "kind", "ts_ns", "price", "size", "tape", "exchange", "trade_id")
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(batch, name) for batch in batches])
+        for name in ("symbol", "condition", "kind", "ts_ns", "price", "size", "tape", "exchange", "trade_id")
+    }
     return make_batch(
         symbols=SYMBOLS,
         marks_row=range(1, len(batches) + 1),
         marks_ns=[int(batch.marks_ns[0]) for batch in batches],
-        **{name: np.concatenate([getattr(batch, name) for batch in batches]) for name in columns},
+        **columns,
     )
 
 

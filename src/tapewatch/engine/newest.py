@@ -23,14 +23,34 @@ class NewestPrints:
 
     def add(self, at: Index, price: F64, ts_ns: I64, *, ordered: bool) -> None:
         """These prints came, in this order; `ordered` says that none is earlier than one that came before it."""
-        if not len(at):
-            return
+        if ordered:
+            self._push(at, price, ts_ns)
+        elif len(at):
+            self._sort_in(at, price, ts_ns)
+
+    def _push(self, at: Index, price: F64, ts_ns: I64) -> None:
+        place = np.empty(self.price.shape[1], np.intp)
+        rows = np.arange(len(at))
+        rounds: list[Index] = []
+        while len(rows) and len(rounds) < _KEPT:
+            place[at[rows]] = rows  # of equal places numpy keeps the last
+            last = place[at[rows]] == rows
+            rounds.append(rows[last])
+            rows = rows[~last]
+        for newest in reversed(rounds):
+            who = at[newest]
+            for kept, new in ((self.price, price[newest]), (self.ts_ns, ts_ns[newest])):
+                for row in range(_KEPT - 1, 0, -1):
+                    kept[row, who] = kept[row - 1, who]
+                kept[0, who] = new
+
+    def _sort_in(self, at: Index, price: F64, ts_ns: I64) -> None:
         who = np.unique(at)
         # What is kept comes first, the oldest first: it arrived before.
         of = np.concatenate([who] * _KEPT + [at])
         prices = np.concatenate([self.price[::-1, who].ravel(), price])
         times = np.concatenate([self.ts_ns[::-1, who].ravel(), ts_ns])
-        order = np.argsort(of, kind="stable") if ordered else np.lexsort((times, of))
+        order = np.lexsort((times, of))
         newest = np.flatnonzero(np.diff(of[order], append=-1))
         for row in range(_KEPT):
             chosen = order[newest - row]
