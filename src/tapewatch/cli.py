@@ -491,7 +491,7 @@ def replay(
         f"{trades['read']:,} trades read, {trades['used']:,} used, {trades['rejected']:,} rejected; "
         f"{summary['bars']:,} bars, {summary['alerts']:,} alerts in {summary['elapsed_s']:.1f} s -> {out}"
     )
-    for reason, item in {**summary["rejected"], **summary["dropped"]}.items():
+    for reason, item in {**summary["rejected"], **summary["dropped"], "conflict": summary["conflict"]}.items():
         if item["count"]:
             first = f", first: {item['first']}" if item["first"] else ""
             print(f"  {reason}: {item['count']:,}{first}")

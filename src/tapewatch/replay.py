@@ -190,6 +190,7 @@ def _summary(
         "dropped": {
             reason: {"count": count, "first": seen.first.get(reason)} for reason, count in sorted(seen.dropped.items())
         },
+        "conflict": {"count": seen.conflicts, "first": seen.first.get("conflict")},
         "noted": dict(sorted(seen.noted.items())),
         "symbols": len(scanner.symbols),
         "bars": len(bars),

@@ -33,6 +33,9 @@ CIRCUIT_OPEN = Gauge("circuit_open", "1 while a server that is away is not even 
 TICKS_TOTAL = Counter("ticks_total", "Rows written to the tape", ("feed",))
 FEED_RUNNING = Gauge("feed_running", "1 while the provider's data flow", ("feed", "role"))
 DUPLICATE_TRADES_TOTAL = Counter("duplicate_trades_total", "Trades left out because they had come before", ("feed",))
+CONFLICTING_TRADES_TOTAL = Counter(
+    "conflicting_trades_total", "Those of them with another price, size or time than the first", ("feed",)
+)
 ALERTS_EMITTED_TOTAL = Counter("alerts_emitted_total", "Alerts that the scanner published")
 ALERTS_DELIVERED_TOTAL = Counter("alerts_delivered_total", "Alert frames handed to a socket, one a client")
 DELIVERIES_TOTAL = Counter("deliveries_total", "Deliveries to channels, by what became of them", ("state",))

@@ -452,6 +452,8 @@ class SymbolFacts:
     """(the newest mark before the row, the price after it)."""
     lasts: list[tuple[int, str, bool]] = field(default_factory=list)
     """(trading day, venue, extended) of every trade that set a last price."""
+    prices: list[tuple[int, float]] = field(default_factory=list)
+    """Time and price of every trade that may set a last price, late ones included, in the order of arrival."""
     official: list[tuple[str, int, float]] = field(default_factory=list)
     """(open or close, trading day, price) of every record that named one."""
     close_prev: float = NAN
@@ -622,6 +624,8 @@ class Naive:
             facts.sessions.setdefault(session, Pile()).prints.append(printed)
             if session != CLOSED:
                 facts.day.prints.append(printed)
+        if "last" in words:
+            facts.prices.append((ts_ns, row.price))
         if "last" in words and ts_ns >= facts.price_ts:
             facts.price, facts.price_ts = row.price, ts_ns
             facts.path.append((self.newest_mark, row.price))

@@ -137,6 +137,12 @@ class Look:
 
     # the last minute
 
+    def _outlier(self) -> float:
+        prices = [price for _, price in sorted(self.facts.prices, key=lambda each: each[0])]
+        if len(prices) < 2:
+            return NAN
+        return float(all(abs(prices[-1] - price) >= price / 2 for price in prices[-3:-1]))
+
     def _prints_60s(self) -> float:
         return self._last_60_seconds("count") if self.observed(1) else NAN
 

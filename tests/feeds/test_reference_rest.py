@@ -690,8 +690,8 @@ async def test_backfill_brings_the_gap_by_time_and_known_trades_count_once(
     assert len(filled.batch.marks_ns) == 0
     seen = SeenTrades()
     live = filled.batch.take(np.array([0, 2]))
-    assert not seen.repeated(live).any()
-    assert seen.repeated(filled.batch).tolist() == [True, False, True, False]
+    assert not seen.repeats(live).repeated.any()
+    assert seen.repeats(filled.batch).repeated.tolist() == [True, False, True, False]
 
 
 async def test_backfill_takes_the_most_traded_first_and_says_what_it_left_out(

@@ -320,8 +320,17 @@ def test_correction_that_is_no_code_is_rejected_and_null_is_none(make: Make) -> 
 def test_repeated_trade_ids_are_dropped_and_the_first_named(make: Make, ids: list[Any]) -> None:
     reader, batches = read(make(columns(symbol=["AAPL"] * 6, trade_id=ids)))
     assert reader.seen.dropped == {"duplicate": 2}
-    assert reader.seen.first == {"duplicate": "tape.parquet row 3"}
+    assert reader.seen.first == {"duplicate": "tape.parquet row 3", "conflict": "tape.parquet row 3"}
+    assert reader.seen.conflicts == 2
     assert prices(batches) == [10.0, 11.0, 12.0, 15.0]
+
+
+def test_of_duplicates_in_conflict_the_first_stands(make: Make) -> None:
+    data = columns(symbol=["AAPL"] * 6, trade_id=[7, 7, 7, 8, 8, 8], price=[10.0, 10.0, 11.0, 12.0, 12.0, 12.0])
+    reader, batches = read(make({**data, "ts_ns": [START_NS] * 6}))
+    assert (reader.seen.dropped, reader.seen.conflicts) == ({"duplicate": 4}, 1)
+    assert reader.seen.first == {"duplicate": "tape.parquet row 1", "conflict": "tape.parquet row 2"}
+    assert prices(batches) == [10.0, 12.0]
 
 
 def test_equal_trade_ids_of_others_are_no_duplicates(make: Make) -> None:
@@ -354,7 +363,7 @@ def test_trades_without_an_id_are_no_duplicates(make: Make) -> None:
 def test_same_file_twice_counts_each_trade_once(make: Make) -> None:
     path = make(columns(symbol=["AAPL"] * 6, trade_id=range(1, 7)))
     reader, batches = read(path, path)
-    assert reader.seen.dropped == {"duplicate": 6}
+    assert (reader.seen.dropped, reader.seen.conflicts) == ({"duplicate": 6}, 0)
     assert prices(batches) == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0]
 
 

@@ -18,6 +18,7 @@ from tapewatch.errors import FeedLost, FeedRefused, Unavailable
 from tapewatch.feeds.failover import FailoverFeed
 from tapewatch.ports import Snapshot
 from tapewatch.roles.ingest import Ingest
+from tapewatch.telemetry import CONFLICTING_TRADES_TOTAL
 
 pytestmark = pytest.mark.anyio
 
@@ -277,8 +278,23 @@ async def test_trades_that_came_before_are_left_out_and_counted(
         tape = [entry for entry in await read("ticks:0") if isinstance(entry, Batch)]
     assert [len(batch) for batch in tape] == [2, 1]
     assert [batch.symbols[batch.symbol[-1]] for batch in tape] == ["B", "C"]
-    assert (ingest.rows, ingest.duplicates) == (3, 2)
+    assert (ingest.rows, ingest.duplicates, ingest.conflicts) == (3, 2, 0)
     assert tape[1].marks_row.tolist() == [1]
+
+
+async def test_of_a_trade_that_comes_with_another_price_the_first_stands_and_the_conflict_is_counted(
+    running: Any, bus: Any, ledger: Any, clock: Any, prints: Any, read: Any, eventually: Any
+) -> None:
+    first = named(prints(1, "A", "B"), 7)
+    dearer = replace(first, price=first.price + np.array([0.0, 0.01]))
+    ingest = Ingest(feed=Script(first, first, dearer), bus=bus, store=ledger, clock=clock)
+    counted = CONFLICTING_TRADES_TOTAL.labels(feed="script")._value.get()
+    async with running(ingest, cancel=True):
+        await eventually(lambda: ingest.state == "ended")
+        tape = [entry for entry in await read("ticks:0") if isinstance(entry, Batch)]
+    assert [batch.price.tolist() for batch in tape] == [first.price.tolist(), [], []]
+    assert (ingest.rows, ingest.duplicates, ingest.conflicts) == (2, 4, 1)
+    assert CONFLICTING_TRADES_TOTAL.labels(feed="script")._value.get() == counted + 1
 
 
 @pytest.mark.parametrize("complete", [True, False])

@@ -261,6 +261,7 @@ STATUS: dict[str, Any] = {
         "market_time": "2025-03-03T14:30:00.000000000Z",
         "rows": 100,
         "duplicates": 3,
+        "conflicts": 1,
         "gap": {"since": "2025-03-03T14:29:00.000000000Z", "reason": "network"},
         "connections": [
             {"losses": {"network": 2}, "overflow_frames": 1, "rejected": {"price": 4}, "samples": {"price": ["a"]}},
@@ -286,7 +287,8 @@ async def test_quality_is_one_document_of_what_the_status_knows(
         found = (await api.get("/api/v1/system/quality")).json()
     assert found["losses"] == {"network": 3, "silent": 1}
     assert found["rejected"] == {"price": 5, "size": 6, "time": 2, "unknown_condition": 1}
-    assert (found["duplicates"], found["rows"], found["overflow_frames"]) == (3, 100, 1)
+    assert (found["duplicates"], found["conflicts"]) == (3, 1)
+    assert (found["rows"], found["overflow_frames"]) == (100, 1)
     assert found["late"] == {"late": 5, "too_late": 1, "future": 0}
     assert found["parity"] == {
         "compared": 20, "equal": 19, "equal_share": 0.95, "differing": {"volume": 1}, "samples": ["AAPL"],

@@ -71,6 +71,7 @@ def feed_status(ingest: Ingest, clock: Clock, *, name: str) -> dict[str, Any]:
         "market_time": rfc3339(ingest.watermark_ns) if ingest.watermark_ns else None,
         "rows": ingest.rows,
         "duplicates": ingest.duplicates,
+        "conflicts": ingest.conflicts,
         "gap": None if gap is None else {"since": rfc3339(gap.start_ns), "reason": gap.reason},
         "connections": [_connection(feed) for feed in ingest.feeds()],
     }

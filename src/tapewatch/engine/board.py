@@ -176,7 +176,7 @@ class Board(Quantities):
             return "warming"
         if np.isnan(state.price[symbol]):
             return "no trade yet"
-        if metric.freshness == "candle":
+        if metric.freshness == "candle" or "newest" in metric.keeps:
             return "warming"
         if metric.freshness == "scan" and not state.extremes.scanned:
             return "warming"

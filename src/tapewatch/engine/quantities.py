@@ -61,6 +61,10 @@ class Quantities(ABC):
     def price(self) -> F64:
         return self._state.price
 
+    def outlier(self) -> F64:
+        """1 where the newest price is far off the two before it."""
+        return self._state.newest.outlier()
+
     @property
     def halted(self) -> F64:
         return self._state.halts.halted

@@ -555,6 +555,16 @@ class Scanner:
             sizes = self.bars.kept.size[kept[self.bars.kept.effect[kept] & Effect.VOLUME != 0]]
             state.largest.amend(was.symbol, change.minute, float(sizes.max(initial=-np.inf)))
         state.path.forget(was.symbol)
+        if "newest" in self._keeps:
+            kept = self.bars.kept.of(was.symbol)
+            lasts = kept[self.bars.kept.effect[kept] & Effect.LAST != 0]
+            state.newest.amend(
+                was.symbol,
+                was_ns=was.ts_ns,
+                was=was.price,
+                ts_ns=self.bars.kept.ts_ns[lasts],
+                price=self.bars.kept.price[lasts],
+            )
         if not was.effect & Effect.LAST:
             return
         if state.history:
@@ -614,6 +624,9 @@ class Scanner:
                 times=state.price_ts,
                 ordered=prints.ordered,
             )
+        if "newest" in self._keeps:
+            lasts = prints.lasts
+            state.newest.add(symbol[lasts], prints.price[lasts], prints.ts_ns[lasts], ordered=prints.ordered)
         latest(
             state.price,
             state.price_ts,

@@ -16,6 +16,7 @@ from tapewatch.engine.frozen import Carried
 from tapewatch.engine.halts import Halts
 from tapewatch.engine.history import HISTORY_CARRIED, PriceHistory
 from tapewatch.engine.indicators import Recursive
+from tapewatch.engine.newest import NEWEST_CARRIED, NewestPrints
 from tapewatch.engine.patterns import PATTERN_CARRIED, PATTERNS
 from tapewatch.engine.quotes import Quotes
 from tapewatch.engine.series import SERIES_CARRIED
@@ -45,6 +46,7 @@ class SymbolState:
     quotes: Quotes
     extremes: NewExtremes
     path: Path
+    newest: NewestPrints
     largest: LargestTrades
     opening: OpeningRanges
     timeframes: Timeframes
@@ -72,6 +74,7 @@ class SymbolState:
             quotes=Quotes(capacity),
             extremes=NewExtremes(capacity),
             path=Path(capacity),
+            newest=NewestPrints(capacity),
             largest=LargestTrades(capacity),
             opening=OpeningRanges(capacity),
             timeframes=Timeframes(bars),
@@ -99,6 +102,7 @@ class SymbolState:
             self.quotes,
             self.extremes,
             self.path,
+            self.newest,
             self.largest,
             self.opening,
         ):
@@ -129,6 +133,7 @@ STATE_CARRIED = (
     *HISTORY_CARRIED,
     *SPAN_CARRIED,
     *EXTREME_CARRIED,
+    *NEWEST_CARRIED,
     *FRAME_CARRIED,
     *USUAL_CARRIED,
 )

@@ -60,6 +60,8 @@ class Seen:
     """Kept, and worth knowing: odd lots, fractional sizes, records without volume, rows out of order."""
     first: dict[str, str] = field(default_factory=dict)
     """Reason -> the first place, such as ``trades.parquet row 17``."""
+    conflicts: int = 0
+    """Of the duplicates, those with another price, size or time than the trade that they repeat."""
 
 
 class TapeReader:
@@ -143,7 +145,11 @@ class TapeReader:
             trade_id=np.zeros(len(keep), np.int64) if ids is None else ids,
         )
         if ids is not None:
-            refuse("duplicate", self._trades.repeated(batch, keep), dropped)
+            again = self._trades.repeats(batch, keep)
+            refuse("duplicate", again.repeated, dropped)
+            if again.conflicting.any():
+                self.seen.conflicts += int(np.count_nonzero(again.conflicting))
+                name_first("conflict", int(np.argmax(again.conflicting)))
         odd = np.array(["I" in (name or "") for name in text["conditions"][0]], np.bool_)
         noted["odd_lot"] += int(np.count_nonzero(keep & odd[text["conditions"][1]]))
         noted["fractional_size"] += int(np.count_nonzero(keep & (size != np.floor(size))))

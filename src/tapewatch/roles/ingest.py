@@ -29,7 +29,7 @@ from tapewatch.engine.symbols import partition_of
 from tapewatch.errors import ConfigError, FeedLost, FeedRefused, TapewatchError
 from tapewatch.patience import patiently
 from tapewatch.ports import Bus, Clock, Entry, Feed, FeedStatus, Journal, Resumable, Store, Supervised
-from tapewatch.telemetry import DUPLICATE_TRADES_TOTAL, ERRORS_TOTAL, TICKS_TOTAL
+from tapewatch.telemetry import CONFLICTING_TRADES_TOTAL, DUPLICATE_TRADES_TOTAL, ERRORS_TOTAL, TICKS_TOTAL
 
 RULES_CHANNEL = "rules.updated"
 RULES_AGAIN_S = 5.0
@@ -88,6 +88,8 @@ class Ingest:
         self.rows = 0
         self.duplicates = 0
         """Trades that had come before, from this connection, an earlier one or the other feed."""
+        self.conflicts = 0
+        """Of these, those that had come with another price, size or time."""
         self.watermark_ns = 0
         self.batch_ns = 0
         """Wall clock of the newest batch: the age of the data."""
@@ -209,13 +211,16 @@ class Ingest:
 
     def _fresh(self, batch: Batch) -> Batch:
         """Without the trades that came before."""
-        repeated = self._seen.repeated(batch)
-        count = int(np.count_nonzero(repeated))
+        again = self._seen.repeats(batch)
+        count, conflicts = (int(np.count_nonzero(rows)) for rows in again)
         if not count:
             return batch
         self.duplicates += count
         DUPLICATE_TRADES_TOTAL.labels(feed=self._feed.name).inc(count)
-        return batch.take(~repeated)
+        if conflicts:
+            self.conflicts += conflicts
+            CONFLICTING_TRADES_TOTAL.labels(feed=self._feed.name).inc(conflicts)
+        return batch.take(~again.repeated)
 
     def _stamped(self, batch: Batch) -> Batch:
         self._received_ns = max(self._clock.now_ns(), self._received_ns + 1)
@@ -296,7 +301,7 @@ class Ingest:
             if isinstance(entry, Batch):
                 reached_ns = entry.received_ns
                 self._received_ns = max(self._received_ns, reached_ns)
-                self._seen.repeated(entry)
+                self._seen.repeats(entry)
                 if len(entry.marks_ns):
                     self.watermark_ns = max(self.watermark_ns, int(entry.marks_ns[-1]))
                 behind = [p for p, newest_ns in enumerate(on_tape_ns) if reached_ns > newest_ns]

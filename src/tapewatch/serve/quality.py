@@ -43,6 +43,7 @@ def quality(status: Mapping[str, Any]) -> dict[str, Any]:
         "overflow_frames": sum(connection.get("overflow_frames", 0) for connection in connections),
         "rows": feed.get("rows", 0),
         "duplicates": feed.get("duplicates", 0),
+        "conflicts": feed.get("conflicts", 0),
         "rejected": dict(sorted(rejected.items())),
         "samples": samples,
         "late": {name: rows.get(name, 0) for name in _LATE},

@@ -18,7 +18,9 @@ reference data; time itself, at every scan; a scan, which says what happened sin
 """
 Session = Literal["any", "day", "pre", "regular", "post", "after open"]
 """When it can be known: always; from 04:00 to 20:00; in one session; from 09:30 to 20:00."""
-Kept = Literal["prices 5m", "prices 1h", "prices 4h", "studies", "path", "extremes", "largest", "quotes", "usual"]
+Kept = Literal[
+    "prices 5m", "prices 1h", "prices 4h", "studies", "path", "newest", "extremes", "largest", "quotes", "usual"
+]
 """What the scanner keeps only while somebody asks for it, and from then on."""
 
 

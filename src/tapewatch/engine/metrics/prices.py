@@ -6,6 +6,7 @@ from tapewatch.engine.board import Board
 from tapewatch.engine.calendar import Session
 from tapewatch.engine.columns import F64
 from tapewatch.engine.metrics.declare import Metric
+from tapewatch.engine.newest import OUTLIER_SHARE
 from tapewatch.engine.official import CLOSE, OPEN
 
 
@@ -21,6 +22,17 @@ METRICS = (
         formula="last price that a trade was allowed to set",
         compute=lambda b: b.price,
         published=True,
+    ),
+    Metric(
+        name="outlier",
+        unit="flag",
+        formula=(
+            f"1 while the newest trade that may set price lies {OUTLIER_SHARE * 100:g} % or more off each of the two "
+            "before it (off the one, while there is no other), else 0"
+        ),
+        compute=lambda b: b.outlier(),
+        warm_up="2 trades",
+        keeps=("newest",),
     ),
     Metric(
         name="halted",

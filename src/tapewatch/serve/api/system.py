@@ -59,6 +59,8 @@ class Quality(BaseModel):
     overflow_frames: int
     rows: int
     duplicates: int
+    conflicts: int
+    """Of the duplicates, those with another price, size or time than the trade that they repeat."""
     rejected: dict[str, int]
     """Rows that could not be a trade, by reason."""
     samples: dict[str, list[str]]
