@@ -16,7 +16,6 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -35,7 +34,7 @@ from tapewatch.adapters import (
     sql_rules,
     sql_toplists,
 )
-from tapewatch.adapters.sql_database import Database, NotAtOnce
+from tapewatch.adapters.sql_database import CoreReading, Database, NotAtOnce, Reading
 from tapewatch.adapters.sql_deliveries import CHANNELS, SUBSCRIPTIONS
 from tapewatch.adapters.sql_rules import RULES, WATCHLISTS, Change
 from tapewatch.adapters.sql_statements import page_size
@@ -609,21 +608,21 @@ class SqlStore:
         if self._replica is not None:
             await self._replica.close()
 
-    async def _look(self, read: Callable[[sa.Connection], T]) -> T:
+    async def _look(self, read: Callable[[Reading], T]) -> T:
         """A short read: on the event loop where the database can, else like every call."""
         try:
             return self._at_once(read)
         except NotAtOnce:
             return await self._look_beside(read)
 
-    async def _look_back(self, read: Callable[[sa.Connection], T]) -> T:
+    async def _look_back(self, read: Callable[[Reading], T]) -> T:
         """As `_look`, of history, which may take long."""
         try:
             return self._at_once(read)
         except NotAtOnce:
             return await self._look_back_beside(read)
 
-    def _at_once(self, read: Callable[[sa.Connection], T]) -> T:
+    def _at_once(self, read: Callable[[Reading], T]) -> T:
         if self._closed:
             raise Unavailable("the store is closed")
         try:
@@ -635,13 +634,13 @@ class SqlStore:
             raise remedy from error
 
     @_whole
-    async def _look_beside(self, read: Callable[[sa.Connection], T]) -> T:
+    async def _look_beside(self, read: Callable[[Reading], T]) -> T:
         async with self._database.read() as connection:
-            return await connection.run_sync(read)
+            return await connection.run_sync(lambda near: read(CoreReading(near)))
 
     @_whole
-    async def _look_back_beside(self, read: Callable[[sa.Connection], T]) -> T:
-        return await self._read_history(lambda connection: connection.run_sync(read))
+    async def _look_back_beside(self, read: Callable[[Reading], T]) -> T:
+        return await self._read_history(lambda connection: connection.run_sync(lambda near: read(CoreReading(near))))
 
     async def _read_history(self, read: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         now_s = asyncio.get_running_loop().time()
