@@ -50,6 +50,7 @@ from tapewatch.ports import (
     ALERT_DAYS,
     BAR_DAYS,
     AccountsView,
+    AlertKey,
     AlertMark,
     AlertQuery,
     AuditEntry,
@@ -194,6 +195,12 @@ class SqlStore:
 
     async def alerts(self, query: AlertQuery) -> list[Alert]:
         return await self._look_back(partial(sql_alerts.read_alerts, query=query))
+
+    async def alert_keys(self, query: AlertQuery) -> list[AlertKey]:
+        return await self._look_back(partial(sql_alerts.read_alert_keys, query=query))
+
+    async def alerts_of(self, alert_ids: Sequence[str]) -> list[Alert]:
+        return await self._look_back(partial(sql_alerts.read_alerts_of, alert_ids=alert_ids))
 
     async def alert(self, alert_id: str) -> Alert:
         return await self._look_back(partial(sql_alerts.read_alert, alert_id=alert_id))

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tapewatch.adapters.sql_database import Query, Reading
-from tapewatch.adapters.sql_marks import acknowledged
+from tapewatch.adapters.sql_marks import IDS, acknowledged
 from tapewatch.adapters.sql_statements import (
     INT64_MAX,
     LIKE_ESCAPE,
@@ -28,15 +28,12 @@ from tapewatch.adapters.sql_statements import (
 from tapewatch.adapters.sql_tables import OWNED, SHARED, alert_history
 from tapewatch.documents import Alert
 from tapewatch.errors import NotFound
-from tapewatch.ports import AlertQuery
+from tapewatch.ports import AlertKey, AlertQuery
 
 _COLUMNS = [alert_history.c[name] for name in Alert.__struct_fields__]
-_OLDEST_FIRST = sa.select(*_COLUMNS).order_by(alert_history.c.fired_at_ns, alert_history.c.alert_id)
-_NEWEST_FIRST = sa.select(*_COLUMNS).order_by(alert_history.c.fired_at_ns.desc(), alert_history.c.alert_id.desc())
 _ONE = sa.select(*_COLUMNS).where(alert_history.c.alert_id == sa.bindparam("alert_id"))
-_ID, _FIRED_AT, _PRICE, _VALUES, _AGES, _TAGS = map(
-    Alert.__struct_fields__.index, ("alert_id", "fired_at_ns", "price", "values", "ages_s", "tags")
-)
+_SOME = sa.select(*_COLUMNS).where(alert_history.c.alert_id.in_(sa.bindparam("ids", expanding=True)))
+_PRICE, _VALUES, _AGES, _TAGS = map(Alert.__struct_fields__.index, ("price", "values", "ages_s", "tags"))
 _WORDS = {
     "symbols": alert_history.c.symbol,
     "rule_ids": alert_history.c.rule_id,
@@ -84,16 +81,31 @@ async def annotate_alerts(connection: AsyncConnection, symbol: str, *, since_ns:
 
 
 def read_alerts(reading: Reading, query: AlertQuery) -> list[Alert]:
+    return [_alert(row) for row in _found(reading, query, Alert.__struct_fields__)]
+
+
+def read_alert_keys(reading: Reading, query: AlertQuery) -> list[AlertKey]:
+    return [AlertKey(*row) for row in _found(reading, query, AlertKey._fields)]
+
+
+def read_alerts_of(reading: Reading, alert_ids: Sequence[str]) -> list[Alert]:
+    found: list[Alert] = []
+    for start in range(0, len(alert_ids), IDS):
+        found += map(_alert, reading.rows(_SOME, {"ids": alert_ids[start : start + IDS]}))
+    return found
+
+
+def _found(reading: Reading, query: AlertQuery, columns: tuple[str, ...]) -> Sequence[Sequence[Any]]:
     if query.since_ns is not None and query.since_ns > INT64_MAX:
         return []
-    wanted, values = _wanted(_shape(query), reading.dialect), _values(query)
-    rows = reading.rows(wanted, values)
-    if query.viewer is not None:
-        # Each half walked through exactly its answer: asked at once, what is another's would be walked over too.
-        by_id = {row[_ID]: row for row in rows}
-        in_order = sorted(by_id.values(), key=itemgetter(_FIRED_AT, _ID), reverse=not query.oldest_first)
-        rows = in_order[: page_size(query.limit)]
-    return [_alert(row) for row in rows]
+    rows = reading.rows(_wanted(_shape(query), columns, reading.dialect), _values(query))
+    if query.viewer is None:
+        return rows
+    # Each half walked through exactly its answer: asked at once, what is another's would be walked over too.
+    place, name = columns.index("fired_at_ns"), columns.index("alert_id")
+    by_id = {row[name]: row for row in rows}
+    in_order = sorted(by_id.values(), key=itemgetter(place, name), reverse=not query.oldest_first)
+    return in_order[: page_size(query.limit)]
 
 
 def _shape(query: AlertQuery) -> AlertQuery:
@@ -116,9 +128,11 @@ def _values(query: AlertQuery) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=256)
-def _wanted(shape: AlertQuery, dialect: str) -> Query:
+def _wanted(shape: AlertQuery, columns: tuple[str, ...], dialect: str) -> Query:
     table = alert_history.c
-    wanted = _OLDEST_FIRST if shape.oldest_first else _NEWEST_FIRST
+    order = [table.fired_at_ns, table.alert_id]
+    wanted = sa.select(*(table[name] for name in columns))
+    wanted = wanted.order_by(*(order if shape.oldest_first else [column.desc() for column in order]))
     wanted = wanted.where(*_narrowed(shape, dialect)).limit(sa.bindparam("limit", type_=sa.BigInteger))
     if shape.viewer is None:
         return wanted

@@ -12,7 +12,7 @@ from tapewatch.adapters.sql_tables import alert_history, alert_marks
 from tapewatch.errors import NotFound, VersionConflict
 from tapewatch.ports import AlertMark
 
-_IDS = 500
+IDS = 500
 """Of one query: databases bound the parameters of a statement."""
 _SOME = sa.select(
     alert_marks.c.alert_id, alert_marks.c.acknowledged_at_ns, alert_marks.c.note, alert_marks.c.version
@@ -63,8 +63,8 @@ async def mark_alert(
 
 def read_marks(reading: Reading, user_id: str, alert_ids: Sequence[str]) -> dict[str, AlertMark]:
     found: dict[str, AlertMark] = {}
-    for start in range(0, len(alert_ids), _IDS):
-        some = reading.rows(_SOME, {"user_id": user_id, "ids": alert_ids[start : start + _IDS]})
+    for start in range(0, len(alert_ids), IDS):
+        some = reading.rows(_SOME, {"user_id": user_id, "ids": alert_ids[start : start + IDS]})
         found |= {
             alert_id: AlertMark(acknowledged_at_ns=seen_ns, note=note, version=version)
             for alert_id, seen_ns, note, version in some
