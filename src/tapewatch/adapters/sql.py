@@ -4,7 +4,8 @@ Owns which call is which transaction, and that the database's errors end here. I
 does), never caches a row, and creates no table outside `upgrade`.
 
 Statements are SQLAlchemy Core over the tables of `sql_tables`, and stand in the modules `sql_*`. What only one database
-knows is behind `Database`, in `sqlite.py` and `postgres.py`.
+knows is behind `Database`, in `sqlite.py` and `postgres.py`. Short reads are functions of a `Reading`, which each
+database gives in its own way.
 """
 
 import asyncio

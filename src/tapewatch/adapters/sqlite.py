@@ -43,7 +43,7 @@ for the disk, seconds.
 _STEPS = 1_000
 """Between two looks."""
 _PREPARED = 500
-"""Queries, and texts of one of them, that are kept; beyond that, all are made again."""
+"""Queries, and texts of them, that are kept; beyond that, all are made again."""
 _OURS = (
     *(exc.IntegrityError, exc.ProgrammingError, exc.DataError),
     *(sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError),
@@ -183,6 +183,8 @@ class _Near:
         self._driver.execute("PRAGMA query_only = ON")
         self._driver.set_progress_handler(takes_long, _STEPS)
         self._prepared: dict[Query, _Prepared] = {}
+        self._texts: dict[tuple[Query, tuple[int, ...]], ExpandedState] = {}
+        """By query and how many values those of its parameters have that expand."""
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -195,10 +197,18 @@ class _Near:
     def rows(self, query: Query, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         prepared = self._prepared.get(query)
         if prepared is None:
-            if len(self._prepared) >= _PREPARED:
-                self._prepared.clear()
+            _make_room(self._prepared)
             prepared = self._prepared[query] = _Prepared(query, self._spoken)
-        return prepared.run(self._driver, values)
+        given = {**prepared.compiled.params, **values}
+        sizes = tuple([len(given[name]) for name in prepared.expanding])
+        text = self._texts.get((query, sizes))
+        if text is None:
+            _make_room(self._texts)
+            text = self._texts[query, sizes] = prepared.compiled.construct_expanded_state(given)
+        for name, names in text.parameter_expansion.items():
+            given |= zip(names, given[name], strict=True)
+        found = self._driver.execute(text.statement, [given[name] for name in text.positiontup or ()]).fetchall()
+        return prepared.converted(found)
 
     def close(self) -> None:
         self._driver.close()
@@ -208,25 +218,13 @@ class _Prepared:
     """A query as the driver takes it, and how what it finds becomes what the columns' types say."""
 
     def __init__(self, query: Query, dialect: sa.Dialect) -> None:
-        self._compiled = query.compile(dialect=dialect)
-        self._expanding = [name for bind, name in self._compiled.bind_names.items() if bind.expanding]
-        self._expanded: dict[tuple[int, ...], ExpandedState] = {}
-        """By how many values those that expand have."""
+        self.compiled = query.compile(dialect=dialect)
+        self.expanding = [name for bind, name in self.compiled.bind_names.items() if bind.expanding]
         types = [column.type.dialect_impl(dialect) for column in query.selected_columns]
         convertors = enumerate(kind.result_processor(dialect, None) for kind in types)
         self._convertors = [(place, convert) for place, convert in convertors if convert is not None]
 
-    def run(self, driver: sqlite3.Connection, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        given = {**self._compiled.params, **values}
-        sizes = tuple([len(given[name]) for name in self._expanding])
-        expanded = self._expanded.get(sizes)
-        if expanded is None:
-            if len(self._expanded) >= _PREPARED:
-                self._expanded.clear()
-            expanded = self._expanded[sizes] = self._compiled.construct_expanded_state(given)
-        for name, names in expanded.parameter_expansion.items():
-            given |= zip(names, given[name], strict=True)
-        found = driver.execute(expanded.statement, [given[name] for name in expanded.positiontup or ()]).fetchall()
+    def converted(self, found: list[tuple[Any, ...]]) -> Sequence[Sequence[Any]]:
         if not self._convertors:
             return found
         rows = list(map(list, found))
@@ -234,6 +232,11 @@ class _Prepared:
             for row in rows:
                 row[place] = convert(row[place])
         return rows
+
+
+def _make_room(kept: dict[Any, Any]) -> None:
+    if len(kept) >= _PREPARED:
+        kept.clear()
 
 
 class _Connection(aiosqlite.Connection):
