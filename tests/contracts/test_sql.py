@@ -436,5 +436,5 @@ async def test_read_at_once_sees_each_commit_and_changes_nothing(store: SqlStore
         await store.save_alerts([make_alert(number)], reader="alerts:0")
         assert len(await store.alerts(AlertQuery())) == number + 1
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        store._database.read_at_once(lambda near: near._driver.execute("DELETE FROM alert_history"))
+        store._database.read_at_once(lambda near: near._driver.execute("DELETE FROM alert_history"))  # type: ignore[attr-defined]  # SQLite's own
     assert len(await store.alerts(AlertQuery())) == 3
