@@ -193,6 +193,14 @@ class AlertQuery(NamedTuple):
     not_acknowledged_by: str | None = None
 
 
+class AlertKey(NamedTuple):
+    """Which alert, in which state: nothing of a stored alert changes but its note."""
+
+    alert_id: str
+    fired_at_ns: int
+    note: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertMark:
     """What one user has put on an alert. It is theirs alone, and never changes the alert."""
@@ -612,6 +620,16 @@ class Store(AccountStore, DeliveryStore, ToplistStore, Protocol):
         ...
 
     async def alerts(self, query: AlertQuery) -> list[Alert]: ...
+
+    async def alert_keys(self, query: AlertQuery) -> list[AlertKey]:
+        """Those of the alerts that `alerts` would give, in its order: what a reader needs who keeps what it made of
+        alerts that it has seen.
+        """
+        ...
+
+    async def alerts_of(self, alert_ids: Sequence[str]) -> list[Alert]:
+        """As they are now, in any order; those that are not there are left out."""
+        ...
 
     async def alert(self, alert_id: str) -> Alert:
         """`NotFound` if there is none."""

@@ -8,6 +8,7 @@ import io
 import logging
 import sys
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any, TextIO
 
 import structlog
@@ -17,6 +18,9 @@ from structlog.typing import EventDict, ExcInfo, Processor
 
 _FINE = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _COARSE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that is being answered; what is logged meanwhile carries it."""
 
 SCAN_CYCLE_SECONDS = Histogram("scan_cycle_seconds", "One scan of all rules over one partition", buckets=_FINE)
 TICK_PROCESSING_LATENCY_SECONDS = Histogram(
@@ -68,12 +72,18 @@ def _moved_in(stream: TextIO, exc_info: ExcInfo) -> None:
     stream.writelines(f"\n    {_printable(line)}" for line in told.getvalue().splitlines())
 
 
+def _named(_logger: object, _method: str, entry: EventDict) -> EventDict:
+    if name := REQUEST_ID.get():
+        entry["request_id"] = name
+    return entry
+
+
 def configure_logging(*, json: bool, level: int = logging.INFO) -> None:
     """Logs to stderr, structlog's and the standard library's alike: JSON lines, or text for a person. An entry begins a
     line and nothing within it can begin another, whatever somebody sent who would like to write a log of their own.
     """
     shared: Sequence[Processor] = (
-        structlog.contextvars.merge_contextvars,
+        _named,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

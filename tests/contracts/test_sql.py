@@ -16,12 +16,12 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, exc, text
+from sqlalchemy import create_engine
 
 from tapewatch.adapters import migrations, sqlite
 from tapewatch.adapters.sql import SqlStore
 from tapewatch.adapters.sql_alerts import read_alerts
-from tapewatch.adapters.sql_database import NotAtOnce
+from tapewatch.adapters.sql_database import CoreReading, NotAtOnce
 from tapewatch.adapters.sql_tables import bars_1m, metadata
 from tapewatch.contracts.samples import NOON_NS, bar_rows, make_alert, make_bars, make_rule, make_watchlist, soon
 from tapewatch.contracts.store import OpenStore, StoreContract
@@ -232,7 +232,7 @@ async def test_page_of_a_viewer_walks_the_indexes_of_what_they_see(store: SqlSto
         raw = await connection.get_raw_connection()
         told: list[str] = []
         await raw.driver_connection.set_trace_callback(told.append)  # type: ignore[union-attr]  # it is open
-        await connection.run_sync(read_alerts, query)
+        await connection.run_sync(lambda near: read_alerts(CoreReading(near), query))
         await raw.driver_connection.set_trace_callback(None)  # type: ignore[union-attr]  # it is open
         (statement,) = [text for text in told if "UNION ALL" in text]
         explained = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")
@@ -435,6 +435,6 @@ async def test_read_at_once_sees_each_commit_and_changes_nothing(store: SqlStore
     for number in range(3):
         await store.save_alerts([make_alert(number)], reader="alerts:0")
         assert len(await store.alerts(AlertQuery())) == number + 1
-    with pytest.raises(exc.OperationalError, match="readonly"):
-        store._database.read_at_once(lambda connection: connection.execute(text("DELETE FROM alert_history")))
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        store._database.read_at_once(lambda near: near._driver.execute("DELETE FROM alert_history"))  # type: ignore[attr-defined]  # SQLite's own
     assert len(await store.alerts(AlertQuery())) == 3

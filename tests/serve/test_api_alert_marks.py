@@ -232,13 +232,15 @@ async def test_question_that_takes_the_store_too_long_is_503(
 
     from tapewatch.adapters import sql, sql_alerts
 
-    def endless(connection: Any, query: Any) -> Any:
-        counting = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
-        return connection.execute(sa.text(counting)).scalars().all()
+    first = sa.select(sa.literal_column("1").label("x")).cte("n", recursive=True)
+    counting = sa.select(sa.func.count()).select_from(first.union_all(sa.select(first.c.x + 1)))
+
+    def endless(reading: Any, query: Any) -> Any:
+        return reading.rows(counting, {})
 
     monkeypatch.setattr(sql, "QUERY_S", 0.1)
     with monkeypatch.context() as patched:
-        patched.setattr(sql_alerts, "read_alerts", endless)
+        patched.setattr(sql_alerts, "read_alert_keys", endless)
         answer = await api.get(ALERTS)
     assert (answer.status_code, answer.json()["type"]) == (503, "urn:tapewatch:problem:unavailable")
     assert answer.headers["retry-after"] == "1"

@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 from tapewatch.adapters import migrations, postgres_timescale
 from tapewatch.adapters.breaker import Breaker
 from tapewatch.adapters.postgres_errors import FAILURES, place, translated
-from tapewatch.adapters.sql_database import NotAtOnce
+from tapewatch.adapters.sql_database import NotAtOnce, Reading
 from tapewatch.adapters.sql_statements import insert_or_replace
 from tapewatch.errors import ConfigError, TapewatchError
 
@@ -96,7 +96,7 @@ class PostgresDatabase:
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
         return self._transaction()
 
-    def read_at_once(self, read: Callable[[sa.Connection], T]) -> T:  # noqa: ARG002
+    def read_at_once(self, read: Callable[[Reading], T]) -> T:  # noqa: ARG002
         raise NotAtOnce
 
     @asynccontextmanager

@@ -4,7 +4,8 @@ Owns which call is which transaction, and that the database's errors end here. I
 does), never caches a row, and creates no table outside `upgrade`.
 
 Statements are SQLAlchemy Core over the tables of `sql_tables`, and stand in the modules `sql_*`. What only one database
-knows is behind `Database`, in `sqlite.py` and `postgres.py`.
+knows is behind `Database`, in `sqlite.py` and `postgres.py`. Short reads are functions of a `Reading`, which each
+database gives in its own way.
 """
 
 import asyncio
@@ -16,7 +17,6 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -35,7 +35,7 @@ from tapewatch.adapters import (
     sql_rules,
     sql_toplists,
 )
-from tapewatch.adapters.sql_database import Database, NotAtOnce
+from tapewatch.adapters.sql_database import CoreReading, Database, NotAtOnce, Reading
 from tapewatch.adapters.sql_deliveries import CHANNELS, SUBSCRIPTIONS
 from tapewatch.adapters.sql_rules import RULES, WATCHLISTS, Change
 from tapewatch.adapters.sql_statements import page_size
@@ -51,6 +51,7 @@ from tapewatch.ports import (
     ALERT_DAYS,
     BAR_DAYS,
     AccountsView,
+    AlertKey,
     AlertMark,
     AlertQuery,
     AuditEntry,
@@ -195,6 +196,12 @@ class SqlStore:
 
     async def alerts(self, query: AlertQuery) -> list[Alert]:
         return await self._look_back(partial(sql_alerts.read_alerts, query=query))
+
+    async def alert_keys(self, query: AlertQuery) -> list[AlertKey]:
+        return await self._look_back(partial(sql_alerts.read_alert_keys, query=query))
+
+    async def alerts_of(self, alert_ids: Sequence[str]) -> list[Alert]:
+        return await self._look_back(partial(sql_alerts.read_alerts_of, alert_ids=alert_ids))
 
     async def alert(self, alert_id: str) -> Alert:
         return await self._look_back(partial(sql_alerts.read_alert, alert_id=alert_id))
@@ -609,21 +616,21 @@ class SqlStore:
         if self._replica is not None:
             await self._replica.close()
 
-    async def _look(self, read: Callable[[sa.Connection], T]) -> T:
+    async def _look(self, read: Callable[[Reading], T]) -> T:
         """A short read: on the event loop where the database can, else like every call."""
         try:
             return self._at_once(read)
         except NotAtOnce:
             return await self._look_beside(read)
 
-    async def _look_back(self, read: Callable[[sa.Connection], T]) -> T:
+    async def _look_back(self, read: Callable[[Reading], T]) -> T:
         """As `_look`, of history, which may take long."""
         try:
             return self._at_once(read)
         except NotAtOnce:
             return await self._look_back_beside(read)
 
-    def _at_once(self, read: Callable[[sa.Connection], T]) -> T:
+    def _at_once(self, read: Callable[[Reading], T]) -> T:
         if self._closed:
             raise Unavailable("the store is closed")
         try:
@@ -635,13 +642,13 @@ class SqlStore:
             raise remedy from error
 
     @_whole
-    async def _look_beside(self, read: Callable[[sa.Connection], T]) -> T:
+    async def _look_beside(self, read: Callable[[Reading], T]) -> T:
         async with self._database.read() as connection:
-            return await connection.run_sync(read)
+            return await connection.run_sync(lambda near: read(CoreReading(near)))
 
     @_whole
-    async def _look_back_beside(self, read: Callable[[sa.Connection], T]) -> T:
-        return await self._read_history(lambda connection: connection.run_sync(read))
+    async def _look_back_beside(self, read: Callable[[Reading], T]) -> T:
+        return await self._read_history(lambda connection: connection.run_sync(lambda near: read(CoreReading(near))))
 
     async def _read_history(self, read: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         now_s = asyncio.get_running_loop().time()

@@ -2,20 +2,25 @@
 which of them somebody sees.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tapewatch.adapters.sql_marks import acknowledged
+from tapewatch.adapters.sql_database import Query, Reading
+from tapewatch.adapters.sql_marks import IDS, acknowledged
 from tapewatch.adapters.sql_statements import (
+    INT64_MAX,
+    LIKE_ESCAPE,
     between,
     delete_some,
-    holds,
     insert,
     int64,
     json_number,
+    like_part,
     nan,
     null,
     page_size,
@@ -23,12 +28,18 @@ from tapewatch.adapters.sql_statements import (
 from tapewatch.adapters.sql_tables import OWNED, SHARED, alert_history
 from tapewatch.documents import Alert
 from tapewatch.errors import NotFound
-from tapewatch.ports import AlertQuery
+from tapewatch.ports import AlertKey, AlertQuery
 
 _COLUMNS = [alert_history.c[name] for name in Alert.__struct_fields__]
-_OLDEST_FIRST = sa.select(*_COLUMNS).order_by(alert_history.c.fired_at_ns, alert_history.c.alert_id)
-_NEWEST_FIRST = sa.select(*_COLUMNS).order_by(alert_history.c.fired_at_ns.desc(), alert_history.c.alert_id.desc())
+_ONE = sa.select(*_COLUMNS).where(alert_history.c.alert_id == sa.bindparam("alert_id"))
+_SOME = sa.select(*_COLUMNS).where(alert_history.c.alert_id.in_(sa.bindparam("ids", expanding=True)))
 _PRICE, _VALUES, _AGES, _TAGS = map(Alert.__struct_fields__.index, ("price", "values", "ages_s", "tags"))
+_WORDS = {
+    "symbols": alert_history.c.symbol,
+    "rule_ids": alert_history.c.rule_id,
+    "severities": alert_history.c.severity,
+    "sessions": alert_history.c.session,
+}
 _LOCAL = "local"
 """The owner whose alerts the indexes of owners leave out."""
 
@@ -69,70 +80,109 @@ async def annotate_alerts(connection: AsyncConnection, symbol: str, *, since_ns:
     return changed
 
 
-def read_alerts(connection: sa.Connection, query: AlertQuery) -> list[Alert]:
+def read_alerts(reading: Reading, query: AlertQuery) -> list[Alert]:
+    return [_alert(row) for row in _found(reading, query, Alert.__struct_fields__)]
+
+
+def read_alert_keys(reading: Reading, query: AlertQuery) -> list[AlertKey]:
+    return [AlertKey(*row) for row in _found(reading, query, AlertKey._fields)]
+
+
+def read_alerts_of(reading: Reading, alert_ids: Sequence[str]) -> list[Alert]:
+    found: list[Alert] = []
+    for start in range(0, len(alert_ids), IDS):
+        found += map(_alert, reading.rows(_SOME, {"ids": alert_ids[start : start + IDS]}))
+    return found
+
+
+def _found(reading: Reading, query: AlertQuery, columns: tuple[str, ...]) -> Sequence[Sequence[Any]]:
+    if query.since_ns is not None and query.since_ns > INT64_MAX:
+        return []
+    rows = reading.rows(_wanted(_shape(query), columns, reading.dialect), _values(query))
     if query.viewer is None:
-        return [_alert(row) for row in connection.execute(_wanted(connection, query)).all()]
-    # Each half walks through exactly its answer: asked at once, what is another's would be walked over too.
-    wanted = _wanted(connection, query)
-    own = wanted.where(alert_history.c.owner == query.viewer)
-    if query.viewer != _LOCAL:
+        return rows
+    # Each half walked through exactly its answer: asked at once, what is another's would be walked over too.
+    place, name = columns.index("fired_at_ns"), columns.index("alert_id")
+    by_id = {row[name]: row for row in rows}
+    in_order = sorted(by_id.values(), key=itemgetter(place, name), reverse=not query.oldest_first)
+    return in_order[: page_size(query.limit)]
+
+
+def _shape(query: AlertQuery) -> AlertQuery:
+    """What is equal in all queries that differ in their values alone."""
+    viewer = "user" if query.viewer not in {None, _LOCAL} else query.viewer
+    asked: dict[str, Any] = {name: value is not None and value != () for name, value in query._asdict().items()}
+    asked |= {"viewer": viewer, "oldest_first": query.oldest_first, "name_part": bool(query.name_part)}
+    asked["until_ns"] = query.until_ns is not None and query.until_ns <= INT64_MAX
+    return AlertQuery(**asked)
+
+
+def _values(query: AlertQuery) -> dict[str, Any]:
+    values: dict[str, Any] = {**query._asdict(), "limit": page_size(query.limit), "part": like_part(query.name_part)}
+    for name in ("since_ns", "until_ns"):
+        values[name] = int64(values[name] or 0)
+    for name in ("before", "after"):
+        fired_at_ns, alert_id = values[name] or (0, "")
+        values |= {f"{name}_ns": int64(fired_at_ns), f"{name}_id": alert_id}
+    return values
+
+
+@lru_cache(maxsize=256)
+def _wanted(shape: AlertQuery, columns: tuple[str, ...], dialect: str) -> Query:
+    table = alert_history.c
+    order = [table.fired_at_ns, table.alert_id]
+    wanted = sa.select(*(table[name] for name in columns))
+    wanted = wanted.order_by(*(order if shape.oldest_first else [column.desc() for column in order]))
+    wanted = wanted.where(*_narrowed(shape, dialect)).limit(sa.bindparam("limit", type_=sa.BigInteger))
+    if shape.viewer is None:
+        return wanted
+    own = wanted.where(table.owner == sa.bindparam("viewer"))
+    if shape.viewer != _LOCAL:
         own = own.where(OWNED)
-    halves = sa.union_all(*(half.subquery().select() for half in (own, wanted.where(SHARED))))
-    rows = {row.alert_id: row for row in connection.execute(halves)}
-    in_order = sorted(rows.values(), key=lambda row: (row.fired_at_ns, row.alert_id), reverse=not query.oldest_first)
-    return [_alert(row) for row in in_order[: page_size(query.limit)]]
+    return sa.union_all(*(half.subquery().select() for half in (own, wanted.where(SHARED))))
 
 
-def _wanted(connection: sa.Connection, query: AlertQuery) -> sa.Select[Any]:
-    """All that the query asks for but the viewer."""
+def _narrowed(shape: AlertQuery, dialect: str) -> Iterator[sa.ColumnElement[bool]]:
+    """All that is asked for but the viewer."""
     table = alert_history.c
-    key = (table.fired_at_ns, table.alert_id)
-    wanted = _OLDEST_FIRST if query.oldest_first else _NEWEST_FIRST
-    wanted = wanted.where(*between(table.fired_at_ns, query.since_ns, query.until_ns)).limit(page_size(query.limit))
-    if query.symbol is not None:
-        wanted = wanted.where(table.symbol == query.symbol)
-    if query.rule_id is not None:
-        wanted = wanted.where(table.rule_id == query.rule_id)
-    if query.before is not None:
-        wanted = wanted.where(sa.tuple_(*key) < _place(query.before))
-    if query.after is not None:
-        wanted = wanted.where(sa.tuple_(*key) > _place(query.after))
-    return wanted.where(*_narrowed(connection, query))
-
-
-def _place(seen: tuple[int, str]) -> Any:
-    fired_at_ns, alert_id = seen
-    return sa.tuple_(sa.literal(int64(fired_at_ns), sa.BigInteger), sa.literal(alert_id))
-
-
-def _narrowed(connection: sa.Connection, query: AlertQuery) -> list[sa.ColumnElement[bool]]:
-    table = alert_history.c
-    words = (
-        (table.symbol, query.symbols),
-        (table.rule_id, query.rule_ids),
-        (table.severity, query.severities),
-        (table.session, query.sessions),
-    )
-    asked: list[sa.ColumnElement[bool]] = [column.in_(those) for column, those in words if those]
-    if query.tags:
-        is_postgres = connection.dialect.name == "postgresql"
-        items = sa.func.json_array_elements_text if is_postgres else sa.func.json_each
+    key = sa.tuple_(table.fired_at_ns, table.alert_id)
+    if shape.since_ns:
+        yield table.fired_at_ns >= sa.bindparam("since_ns")
+    if shape.until_ns:
+        yield table.fired_at_ns < sa.bindparam("until_ns")
+    if shape.symbol:
+        yield table.symbol == sa.bindparam("symbol")
+    if shape.rule_id:
+        yield table.rule_id == sa.bindparam("rule_id")
+    if shape.before:
+        yield key < _place("before")
+    if shape.after:
+        yield key > _place("after")
+    for name, column in _WORDS.items():
+        if getattr(shape, name):
+            yield column.in_(sa.bindparam(name, expanding=True))
+    if shape.tags:
+        items = sa.func.json_array_elements_text if dialect == "postgresql" else sa.func.json_each
         tag = items(table.tags).table_valued("value")
-        asked.append(sa.exists(sa.select(sa.literal(1)).select_from(tag).where(tag.c.value.in_(query.tags))))
-    if query.name_part:
-        asked.append(holds(table.rule_name, query.name_part))
-    if query.acknowledged_by is not None:
-        asked.append(acknowledged(query.acknowledged_by))
-    if query.not_acknowledged_by is not None:
-        asked.append(~acknowledged(query.not_acknowledged_by))
-    return asked
+        one = tag.c.value.in_(sa.bindparam("tags", expanding=True))
+        yield sa.exists(sa.select(sa.literal_column("1")).select_from(tag).where(one))
+    if shape.name_part:
+        yield sa.func.lower(table.rule_name).like(sa.bindparam("part"), escape=LIKE_ESCAPE)
+    if shape.acknowledged_by:
+        yield acknowledged("acknowledged_by")
+    if shape.not_acknowledged_by:
+        yield ~acknowledged("not_acknowledged_by")
 
 
-def read_alert(connection: sa.Connection, alert_id: str) -> Alert:
-    row = connection.execute(sa.select(*_COLUMNS).where(alert_history.c.alert_id == alert_id)).one_or_none()
-    if row is None:
+def _place(name: str) -> Any:
+    return sa.tuple_(sa.bindparam(f"{name}_ns", type_=sa.BigInteger), sa.bindparam(f"{name}_id", type_=sa.Text))
+
+
+def read_alert(reading: Reading, alert_id: str) -> Alert:
+    rows = reading.rows(_ONE, {"alert_id": alert_id})
+    if not rows:
         raise NotFound(f"there is no alert {alert_id}")
-    return _alert(row)
+    return _alert(rows[0])
 
 
 async def delete_some_alerts(connection: AsyncConnection, oldest_ns: int, *, limit: int) -> int:

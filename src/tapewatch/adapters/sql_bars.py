@@ -10,6 +10,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tapewatch.adapters.sql_database import Reading
 from tapewatch.adapters.sql_statements import INT64_MAX, delete_some, int64, null, page_size
 from tapewatch.adapters.sql_tables import bars_1m
 from tapewatch.engine.columns import BAR_COLUMNS, Bars
@@ -43,13 +44,13 @@ def bar_rows(bars: Bars) -> list[tuple[Any, ...]]:
     return rows if len(newest) == len(rows) else list(newest.values())
 
 
-def read_bars(connection: sa.Connection, symbol: str, *, start_ns: int | None, end_ns: int | None, limit: int) -> Bars:
+def read_bars(reading: Reading, symbol: str, *, start_ns: int | None, end_ns: int | None, limit: int) -> Bars:
     first_ns = -INT64_MAX - 1 if start_ns is None else start_ns
     last_ns = INT64_MAX if end_ns is None else end_ns - 1
     is_there = first_ns <= INT64_MAX and last_ns >= -INT64_MAX - 1
     most = page_size(limit) if is_there else 0
     asked = {"symbol": symbol, "first_ns": int64(first_ns), "last_ns": int64(last_ns), "most": most}
-    rows = connection.execute(_NEWEST, asked).all()
+    rows = reading.rows(_NEWEST, asked)
     columns = zip(*reversed(rows), strict=True) if rows else [()] * len(BAR_COLUMNS[1:])
     arrays: dict[str, Any] = {
         name: np.array(column, np.float64 if name in UNKNOWN_COLUMNS else np.int64)

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -11,9 +12,40 @@ from tapewatch.errors import TapewatchError
 
 T = TypeVar("T")
 
+Query: TypeAlias = sa.Select[Any] | sa.CompoundSelect[Any]
+
 
 class NotAtOnce(Exception):
     """It takes longer than the event loop may wait."""
+
+
+class Reading(Protocol):
+    """A transaction that reads."""
+
+    @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        ...
+
+    def rows(self, query: Query, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """What it finds, with these values for its parameters; a sequence for one that expands. Queries are constants
+        of their modules: what a database makes of one is made once and kept for as long as the query is there.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CoreReading:
+    """`Reading` on a connection of Core's."""
+
+    connection: sa.Connection
+
+    @property
+    def dialect(self) -> str:
+        return self.connection.dialect.name
+
+    def rows(self, query: Query, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        return self.connection.execute(query, values).all()
 
 
 class Database(Protocol):
@@ -28,7 +60,7 @@ class Database(Protocol):
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
 
-    def read_at_once(self, read: Callable[[sa.Connection], T]) -> T:
+    def read_at_once(self, read: Callable[[Reading], T]) -> T:
         """What `read` finds in one transaction, before anything else happens on the event loop. `NotAtOnce` if that
         would hold it up; then nothing has happened.
         """

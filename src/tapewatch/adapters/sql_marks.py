@@ -6,14 +6,17 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tapewatch.adapters.sql_database import Reading
 from tapewatch.adapters.sql_statements import delete_some, insert
 from tapewatch.adapters.sql_tables import alert_history, alert_marks
 from tapewatch.errors import NotFound, VersionConflict
 from tapewatch.ports import AlertMark
 
-_IDS = 500
+IDS = 500
 """Of one query: databases bound the parameters of a statement."""
-_SOME = sa.select(alert_marks).where(
+_SOME = sa.select(
+    alert_marks.c.alert_id, alert_marks.c.acknowledged_at_ns, alert_marks.c.note, alert_marks.c.version
+).where(
     alert_marks.c.user_id == sa.bindparam("user_id"),
     alert_marks.c.alert_id.in_(sa.bindparam("ids", expanding=True)),
     alert_marks.c.version > 0,
@@ -58,19 +61,22 @@ async def mark_alert(
     return changed
 
 
-def read_marks(connection: sa.Connection, user_id: str, alert_ids: Sequence[str]) -> dict[str, AlertMark]:
+def read_marks(reading: Reading, user_id: str, alert_ids: Sequence[str]) -> dict[str, AlertMark]:
     found: dict[str, AlertMark] = {}
-    for start in range(0, len(alert_ids), _IDS):
-        some = connection.execute(_SOME, {"user_id": user_id, "ids": alert_ids[start : start + _IDS]})
-        found |= {row.alert_id: _mark(row) for row in some}
+    for start in range(0, len(alert_ids), IDS):
+        some = reading.rows(_SOME, {"user_id": user_id, "ids": alert_ids[start : start + IDS]})
+        found |= {
+            alert_id: AlertMark(acknowledged_at_ns=seen_ns, note=note, version=version)
+            for alert_id, seen_ns, note, version in some
+        }
     return found
 
 
-def acknowledged(user_id: str) -> sa.ColumnElement[bool]:
-    """Of a row of `alert_history`: whether this user has acknowledged it."""
+def acknowledged(parameter: str) -> sa.ColumnElement[bool]:
+    """Of a row of `alert_history`: whether the user whom this parameter names has acknowledged it."""
     table = alert_marks.c
     return sa.exists().where(
-        table.user_id == user_id,
+        table.user_id == sa.bindparam(parameter),
         table.alert_id == alert_history.c.alert_id,
         table.acknowledged_at_ns.is_not(None),
     )

@@ -7,6 +7,7 @@ many daily bars are written at once is left to the database.
 import asyncio
 from collections.abc import Iterator, Sequence
 from datetime import date
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tapewatch.adapters.sql_database import Reading
 from tapewatch.adapters.sql_statements import ROWS, ascii_lower, holds, insert_or_replace, page_size
 from tapewatch.adapters.sql_tables import bars_1d, splits, symbols
 from tapewatch.documents import Document, Security, Split, day_number, day_of_number, parse_document
@@ -22,6 +24,8 @@ from tapewatch.ports import SecurityQuery
 
 NAMES = 500
 """Symbols of one query: databases bound the parameters of a statement."""
+_PARSED = 20_000
+"""Rows that are documents already: equal ones are the same document."""
 _FIELDS = symbols.columns.keys()
 _SOME_SYMBOLS = (
     sa.select(symbols).where(symbols.c.symbol.in_(sa.bindparam("names", expanding=True))).order_by(symbols.c.symbol)
@@ -36,15 +40,15 @@ async def read_securities(connection: AsyncConnection) -> list[Security]:
     rows = (await connection.execute(sa.select(symbols).order_by(symbols.c.symbol))).all()
     found: list[Security] = []
     for start in range(0, len(rows), ROWS):
-        found += [_security(row) for row in rows[start : start + ROWS]]
+        found += [_security(*row) for row in rows[start : start + ROWS]]
         await asyncio.sleep(0)
     return found
 
 
-def read_securities_of(connection: sa.Connection, names: Sequence[str]) -> list[Security]:
+def read_securities_of(reading: Reading, names: Sequence[str]) -> list[Security]:
     found: list[Security] = []
     for some in _some_names(sorted(set(names))):
-        found += [_security(row) for row in connection.execute(_SOME_SYMBOLS, {"names": some}).all()]
+        found += [_security(*row) for row in reading.rows(_SOME_SYMBOLS, {"names": some})]
     return found
 
 
@@ -119,7 +123,8 @@ def _some_names(names: Sequence[str]) -> Iterator[Sequence[str]]:
         yield names[first : first + NAMES]
 
 
-def _security(row: Sequence[Any]) -> Security:
+@lru_cache(maxsize=_PARSED)
+def _security(*row: Any) -> Security:
     """Of a row of `symbols`."""
     return parse_document(Security, dict(zip(_FIELDS, row, strict=True)), where=f"stored security {row[0]}")
 

@@ -8,11 +8,13 @@ the other in every process, so a list cannot go while a rule begins to name it.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tapewatch.adapters.sql_database import CoreReading, Reading
 from tapewatch.adapters.sql_statements import INT64_MAX, int64, page_size
 from tapewatch.adapters.sql_tables import (
     audit_log,
@@ -32,6 +34,7 @@ from tapewatch.toplist_documents import Toplist
 
 V = TypeVar("V", Rule, Watchlist, Toplist)
 
+_NUMBER = sa.select(ruleset_number.c.number)
 _AT_ONCE = 100
 """Documents read before the event loop gets its turn: each takes up to a third of a millisecond."""
 _OF_THE_MACHINE = frozenset({"id", "version", "created_at", "updated_at"})
@@ -83,21 +86,32 @@ async def read_all(connection: AsyncConnection, what: Versioned[V]) -> list[V]:
     return await read_documents(what, (await connection.execute(newest)).scalars().all())
 
 
-def read_one(connection: sa.Connection, what: Versioned[V], wanted_id: str) -> V:
-    newest = what.newest(what.versions.c.document).where(what.head_id == wanted_id, what.heads.c.deleted.is_(False))
-    raw = connection.execute(newest).scalar_one_or_none()
-    if raw is None:
+def read_one(reading: Reading, what: Versioned[V], wanted_id: str) -> V:
+    found = reading.rows(_newest_of(what), {"id": wanted_id})
+    if not found:
         raise NotFound(f"there is no {what.kind} {wanted_id}")
-    return what.document(raw)
+    return what.document(found[0][0])
 
 
-def read_version(connection: sa.Connection, what: Versioned[V], wanted_id: str, version: int) -> V:
-    table = what.versions.c
-    one = sa.select(table.document).where(what.version_id == wanted_id, table.version == min(version, INT64_MAX))
-    raw = connection.execute(one).scalar_one_or_none()
-    if raw is None:
+def read_version(reading: Reading, what: Versioned[V], wanted_id: str, version: int) -> V:
+    found = reading.rows(_version_of(what), {"id": wanted_id, "version": min(version, INT64_MAX)})
+    if not found:
         raise NotFound(f"there is no version {version} of a {what.kind} {wanted_id}")
-    return what.document(raw)
+    return what.document(found[0][0])
+
+
+@cache
+def _newest_of(what: Versioned[Any]) -> sa.Select[Any]:
+    newest = what.newest(what.versions.c.document)
+    return newest.where(what.head_id == sa.bindparam("id"), what.heads.c.deleted.is_(False))
+
+
+@cache
+def _version_of(what: Versioned[Any]) -> sa.Select[Any]:
+    table = what.versions.c
+    return sa.select(table.document).where(
+        what.version_id == sa.bindparam("id"), table.version == sa.bindparam("version")
+    )
 
 
 async def read_versions(
@@ -119,8 +133,8 @@ async def read_versions(
     return found
 
 
-def read_number(connection: sa.Connection) -> int:
-    return int(connection.execute(sa.select(ruleset_number.c.number)).scalar_one())
+def read_number(reading: Reading) -> int:
+    return int(reading.rows(_NUMBER, {})[0][0])
 
 
 async def read_snapshot(connection: AsyncConnection) -> Snapshot:
@@ -244,7 +258,7 @@ async def _check_quota(connection: AsyncConnection, what: Versioned[V], owner: s
 async def delete_head(connection: AsyncConnection, what: Versioned[V], wanted_id: str, change: Change) -> V:
     """What it was. Begins with the lock; the versions stay."""
     await _lock(connection)
-    known = await connection.run_sync(read_one, what, wanted_id)
+    known = await connection.run_sync(lambda near: read_one(CoreReading(near), what, wanted_id))
     await connection.execute(sa.update(what.heads).where(what.head_id == wanted_id).values(deleted=True))
     await _write_audit(connection, what, known, "delete", change, _differences(_content(known), {}))
     return known

@@ -12,8 +12,8 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,12 +21,13 @@ import aiosqlite
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy import exc
+from sqlalchemy.dialects.sqlite import pysqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.sql.compiler import ExpandedState
 
 from tapewatch.adapters import migrations
-from tapewatch.adapters.sql_database import NotAtOnce
+from tapewatch.adapters.sql_database import NotAtOnce, Query, Reading
 from tapewatch.adapters.sql_statements import ROWS, insert_or_replace
 from tapewatch.errors import ConfigError, TapewatchError, Unavailable
 
@@ -41,6 +42,13 @@ for the disk, seconds.
 """
 _STEPS = 1_000
 """Between two looks."""
+_PREPARED = 500
+"""Queries, and texts of them, that are kept; beyond that, all are made again."""
+_OURS = (
+    *(exc.IntegrityError, exc.ProgrammingError, exc.DataError),
+    *(sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError),
+)
+"""No fault of the database."""
 
 
 class SqliteDatabase:
@@ -48,7 +56,7 @@ class SqliteDatabase:
     it, and what proves passwords.
     """
 
-    failures = (exc.DBAPIError, exc.TimeoutError)
+    failures = (exc.DBAPIError, exc.TimeoutError, sqlite3.Error)
 
     def __init__(self, url: URL) -> None:
         if not url.database or url.database == ":memory:" or "mode" in url.query:
@@ -67,12 +75,7 @@ class SqliteDatabase:
         sa.event.listen(self._engine.sync_engine, "begin", _begin)
         self._writing = asyncio.Lock()
 
-        self._near_engine = sa.create_engine(
-            url.set(drivername="sqlite"), poolclass=StaticPool, json_deserializer=msgspec.json.decode
-        )
-        sa.event.listen(self._near_engine, "connect", self._configure_near)
-        sa.event.listen(self._near_engine, "begin", _begin)
-        self._near: sa.Connection | None = None
+        self._near: _Near | None = None
         self._near_steps, self._near_until_s = 0, 0.0
 
     async def upgrade(self) -> None:
@@ -91,18 +94,17 @@ class SqliteDatabase:
         async with self._engine.connect() as connection:
             yield connection
 
-    def read_at_once(self, read: Callable[[sa.Connection], T]) -> T:
+    def read_at_once(self, read: Callable[[Reading], T]) -> T:
         if self._near is None:
-            self._near = self._near_engine.connect()
+            self._near = _Near(self._url, self._near_takes_long)
         self._near_steps, self._near_until_s = 0, time.monotonic() + AT_ONCE_S
         try:
-            return read(self._near)
-        except exc.OperationalError as error:
+            with self._near.transaction():
+                return read(self._near)
+        except sqlite3.OperationalError as error:
             if _code(error) in {sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY}:
                 raise NotAtOnce from None
             raise
-        finally:
-            self._near.rollback()
 
     @asynccontextmanager
     async def bounded(self, connection: AsyncConnection, seconds: float) -> AsyncIterator[None]:
@@ -135,7 +137,7 @@ class SqliteDatabase:
         if isinstance(error, exc.TimeoutError):
             return Unavailable("all connections to the store are busy")
         where = f"the store {self._url.database}"
-        cause, code = getattr(error, "orig", None), _code(error)
+        cause, code = getattr(error, "orig", error), _code(error)
         if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}:
             return ConfigError(f"{where} cannot be opened for writing: {cause}")
         if code == sqlite3.SQLITE_INTERRUPT:
@@ -144,14 +146,13 @@ class SqliteDatabase:
             return ConfigError(f"{where} is not a database or is damaged: {cause}; restore a backup")
         if code == sqlite3.SQLITE_ERROR and ("no such table" in str(cause) or "no such column" in str(cause)):
             return ConfigError(f"{where} lacks tables of this release: run `tapewatch db upgrade`")
-        if code == sqlite3.SQLITE_ERROR or isinstance(error, (exc.IntegrityError, exc.ProgrammingError, exc.DataError)):
+        if code == sqlite3.SQLITE_ERROR or isinstance(error, _OURS):
             return None
         return Unavailable(f"{where} does not answer: {cause}")
 
     async def close(self) -> None:
         if self._near is not None:
             self._near.close()
-        self._near_engine.dispose()
         await self._engine.dispose()
         while self._stopping:
             await asyncio.wait(self._stopping)
@@ -161,18 +162,81 @@ class SqliteDatabase:
         self._near_steps += _STEPS
         return self._near_steps > AT_ONCE_STEPS or time.monotonic() > self._near_until_s
 
-    def _configure_near(self, connection: sqlite3.Connection, _: object) -> None:
-        connection.isolation_level = None
-        connection.execute("PRAGMA busy_timeout = 0")
-        connection.execute("PRAGMA query_only = ON")
-        connection.set_progress_handler(self._near_takes_long, _STEPS)
-
     async def _connect(self) -> aiosqlite.Connection:
         if self._url.database and not self._url.database.startswith("file:"):
             with suppress(OSError):  # what is wrong with the place, SQLite says
                 os.close(os.open(self._url.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         arguments, options = self._engine.dialect.create_connect_args(self._url)
         return await _Connection(partial(sqlite3.connect, *arguments, **options), self._stopping)
+
+
+class _Near:
+    """`Reading` on a connection of the driver's: Core would take ten times as long to run a statement as SQLite."""
+
+    dialect = "sqlite"
+
+    def __init__(self, url: URL, takes_long: Callable[[], bool]) -> None:
+        self._spoken = pysqlite.dialect(json_deserializer=msgspec.json.decode)
+        arguments, options = self._spoken.create_connect_args(url.set(drivername="sqlite"))
+        self._driver = sqlite3.connect(arguments[0], **{**options, "isolation_level": None})
+        self._driver.execute("PRAGMA busy_timeout = 0")
+        self._driver.execute("PRAGMA query_only = ON")
+        self._driver.set_progress_handler(takes_long, _STEPS)
+        self._prepared: dict[Query, _Prepared] = {}
+        self._texts: dict[tuple[Query, tuple[int, ...]], ExpandedState] = {}
+        """By query and how many values those of its parameters have that expand."""
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        self._driver.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._driver.rollback()
+
+    def rows(self, query: Query, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        prepared = self._prepared.get(query)
+        if prepared is None:
+            _make_room(self._prepared)
+            prepared = self._prepared[query] = _Prepared(query, self._spoken)
+        given = {**prepared.compiled.params, **values}
+        sizes = tuple([len(given[name]) for name in prepared.expanding])
+        text = self._texts.get((query, sizes))
+        if text is None:
+            _make_room(self._texts)
+            text = self._texts[query, sizes] = prepared.compiled.construct_expanded_state(given)
+        for name, names in text.parameter_expansion.items():
+            given |= zip(names, given[name], strict=True)
+        found = self._driver.execute(text.statement, [given[name] for name in text.positiontup or ()]).fetchall()
+        return prepared.converted(found)
+
+    def close(self) -> None:
+        self._driver.close()
+
+
+class _Prepared:
+    """A query as the driver takes it, and how what it finds becomes what the columns' types say."""
+
+    def __init__(self, query: Query, dialect: sa.Dialect) -> None:
+        self.compiled = query.compile(dialect=dialect)
+        self.expanding = [name for bind, name in self.compiled.bind_names.items() if bind.expanding]
+        types = [column.type.dialect_impl(dialect) for column in query.selected_columns]
+        convertors = enumerate(kind.result_processor(dialect, None) for kind in types)
+        self._convertors = [(place, convert) for place, convert in convertors if convert is not None]
+
+    def converted(self, found: list[tuple[Any, ...]]) -> Sequence[Sequence[Any]]:
+        if not self._convertors:
+            return found
+        rows = list(map(list, found))
+        for place, convert in self._convertors:
+            for row in rows:
+                row[place] = convert(row[place])
+        return rows
+
+
+def _make_room(kept: dict[Any, Any]) -> None:
+    if len(kept) >= _PREPARED:
+        kept.clear()
 
 
 class _Connection(aiosqlite.Connection):
@@ -196,7 +260,7 @@ class _Connection(aiosqlite.Connection):
 
 
 def _code(error: Exception) -> int:
-    code: int = getattr(getattr(error, "orig", None), "sqlite_errorcode", sqlite3.SQLITE_OK)
+    code: int = getattr(getattr(error, "orig", error), "sqlite_errorcode", sqlite3.SQLITE_OK)
     return code & 0xFF
 
 

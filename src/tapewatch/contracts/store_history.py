@@ -29,6 +29,7 @@ async def walk(store: Store, query: AlertQuery) -> list[Alert]:
     seen: list[Alert] = []
     while page := await store.alerts(query):
         assert len(page) <= query.limit
+        assert await store.alert_keys(query) == [(alert.alert_id, alert.fired_at_ns, alert.note) for alert in page]
         seen += page
         query = query._replace(before=(page[-1].fired_at_ns, page[-1].alert_id))
     return seen
@@ -130,6 +131,20 @@ class StoreBars:
 
 class StoreAlerts:
     """Part of `StoreContract`."""
+
+    async def test_keys_tell_which_alert_in_which_state_and_ids_bring_what_is_there(self, store: Store) -> None:
+        alerts = [make_alert(n, symbol="AB"[n % 2], owner="ann", shared=n % 3 == 0) for n in range(1_100)]
+        await store.save_alerts(alerts, reader="alerts:0")
+        (noted,) = await store.annotate_alerts("B", since_ns=alerts[-1].fired_at_ns, note="late", reader="alerts:0")
+        now = [*alerts[:-1], noted]
+        keys = [(alert.alert_id, alert.fired_at_ns, alert.note) for alert in now]
+        assert await store.alert_keys(AlertQuery(limit=2_000)) == keys[::-1]
+        assert await store.alert_keys(AlertQuery(limit=3, oldest_first=True, symbol="B")) == keys[1:6:2]
+        assert await store.alert_keys(AlertQuery(limit=2, viewer="bob")) == keys[-2::-3][:2]
+        assert await store.alert_keys(AlertQuery(since_ns=INT64_MAX + 1)) == []
+        found = await store.alerts_of([alert.alert_id for alert in alerts] + ["nobody"])
+        assert sorted(found, key=lambda alert: alert.fired_at_ns) == now
+        assert await store.alerts_of([]) == []
 
     async def test_alert_arrives_as_it_was(self, store: Store) -> None:
         alerts = [

@@ -54,6 +54,8 @@ from tapewatch.serve.request_ids import RequestIds
 from tapewatch.serve.services import Services
 from tapewatch.serve.sign_in import SignIns
 
+_NO_TELEMETRY: dict[str, Any] = {"telemetry": {"tracing": False, "metrics": False, "logs": False}}
+"""Newer frameworks have one, and look with each request whether somebody listens. Ours is Prometheus."""
 _NO_PAGE = "tapewatch is running, but its page is not built: run `make web`, or `make run` for both.\n"
 
 
@@ -68,6 +70,7 @@ def create_app(services: Services) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
+        **_NO_TELEMETRY,
     )
     operations = Operations()
     app.add_middleware(operations.around)

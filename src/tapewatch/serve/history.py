@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tapewatch.engine.columns import F64, MINUTE_NS, Bars
+from tapewatch.engine.columns import F64, I64, MINUTE_NS, Bars
 from tapewatch.engine.indicators import INDICATORS, Indicators, by_minute
 from tapewatch.nyse import trading_days
 from tapewatch.ports import Store
@@ -32,10 +32,11 @@ def folded(bars: Bars, minutes: int) -> Bars:
     if minutes == 1 or not len(bars):
         return bars
     period = bars.ts_ns // (minutes * MINUTE_NS)
-    first = np.flatnonzero(np.r_[True, np.diff(period) > 0])
-    last = np.r_[first[1:], len(bars)] - 1
+    first = _firsts(period)
+    last = np.append(first[1:], len(bars)) - 1
     weight = np.add.reduceat(bars.vwap_volume, first)
-    value = np.add.reduceat(np.where(bars.vwap_volume > 0, np.nan_to_num(bars.vwap) * bars.vwap_volume, 0.0), first)
+    known = (bars.vwap_volume > 0) & ~np.isnan(bars.vwap)
+    value = np.add.reduceat(np.where(known, bars.vwap * bars.vwap_volume, 0.0), first)
     return Bars(
         symbols=bars.symbols,
         symbol=bars.symbol[first],
@@ -68,11 +69,13 @@ async def candles(
         size = min(_PIECE, (limit + 1) * minutes)
         piece = await store.bars(symbol, start_ns=start_ns, end_ns=end_ns, limit=size)
         pieces.append(piece)
-        found += len(np.unique(piece.ts_ns // step_ns))  # at most: a candle may be cut by the edge of a piece
-        if len(piece) < size or found > limit + len(pieces):
+        found += len(_firsts(piece.ts_ns // step_ns))
+        # Each piece may begin within a candle, which is then not whole or counted twice.
+        if len(piece) < size or found >= limit + len(pieces):
             break
         end_ns = int(piece.ts_ns[0])
-    return _newest(folded(_joined(pieces[::-1]), minutes), limit)
+    bars = folded(pieces[0] if len(pieces) == 1 else _joined(pieces[::-1]), minutes)
+    return bars if len(bars) <= limit else bars.take(np.arange(len(bars) - limit, len(bars)))
 
 
 class Warmed(NamedTuple):
@@ -114,5 +117,8 @@ def _joined(pieces: list[Bars]) -> Bars:
     return Bars(symbols=pieces[0].symbols, **columns)
 
 
-def _newest(bars: Bars, limit: int) -> Bars:
-    return bars.take(np.arange(max(len(bars) - limit, 0), len(bars)))
+def _firsts(periods: I64) -> I64:
+    """Where each of these begins, which are in ascending order."""
+    begins = np.ones(len(periods), np.bool_)
+    np.not_equal(periods[1:], periods[:-1], out=begins[1:])
+    return np.flatnonzero(begins)

@@ -5,20 +5,19 @@ A client may bring its own, so that its log and ours can be laid side by side. I
 
 import random
 import re
-from contextvars import ContextVar
 
-import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tapewatch.telemetry import REQUEST_ID
 
 HEADER = "X-Request-Id"
 _KEY = HEADER.lower().encode()
 _GIVEN = re.compile(r"[A-Za-z0-9._\-]{8,64}")
-_CURRENT: ContextVar[str] = ContextVar("request_id", default="")
 
 
 def request_id() -> str:
     """Of the request that is being answered; empty outside of one."""
-    return _CURRENT.get()
+    return REQUEST_ID.get()
 
 
 class RequestIds:
@@ -40,9 +39,8 @@ class RequestIds:
                 message["headers"] = [*others, (_KEY, name.encode())]
             await send(message)
 
-        token = _CURRENT.set(name)
+        token = REQUEST_ID.set(name)
         try:
-            with structlog.contextvars.bound_contextvars(request_id=name):
-                await self.app(scope, receive, send_named)
+            await self.app(scope, receive, send_named)
         finally:
-            _CURRENT.reset(token)
+            REQUEST_ID.reset(token)

@@ -1,11 +1,11 @@
 """The HTTP and WebSocket server under the application: uvicorn, with what it leaves unbounded bounded.
 
-It owns sockets and their limits and knows nothing of what is served. Five things are added to uvicorn. A request's
-head must arrive in time. What the parser takes at any length, heads and requests that wait for their turn, has a bound.
-A WebSocket's write buffers in the kernel are small, so that a client that does not read shows soon, and it can be
-dropped: closing in order waits for a reader that may never come back. Control frames and fragments, which never reach
-the application, are counted too. And a text that thousands of clients get is framed once, and written without what
-every message costs on its way through the application's layers.
+It owns sockets and their limits and knows nothing of what is served. Six things are added to uvicorn. A request's head
+must arrive in time. An answer's head and body go out together. What the parser takes at any length, heads and requests
+that wait for their turn, has a bound. A WebSocket's write buffers in the kernel are small, so that a client that does
+not read shows soon, and it can be dropped: closing in order waits for a reader that may never come back. Control frames
+and fragments, which never reach the application, are counted too. And a text that thousands of clients get is framed
+once, and written without what every message costs on its way through the application's layers.
 """
 
 import asyncio
@@ -48,6 +48,34 @@ class _Refused(Exception):
     """Raised where the parser calls, which ends its work: the connection gets 400 and is closed."""
 
 
+class _Pieces:
+    """A connection as answers are written to it: what is written in one turn of the loop goes out two by two, so that a
+    head and its body are one call of the system, and one arrival at the client.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self.is_closing = transport.is_closing
+        self._transport, self._loop = transport, loop
+        self._held = b""
+
+    def write(self, piece: bytes) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.writelines((held, piece))
+        elif piece:
+            self._held = piece
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        held, self._held = self._held, b""
+        if held and not self._transport.is_closing():
+            self._transport.write(held)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+
 class BoundedHttp(HttpToolsProtocol):
     """A request's head must arrive within ten seconds of the connection, or of the response before; and so must the
     rest of a body that was refused. Bodies that are read have their own limit where they are read.
@@ -56,6 +84,7 @@ class BoundedHttp(HttpToolsProtocol):
     one that is being answered.
     """
 
+    _pieces: _Pieces
     _deadline: asyncio.TimerHandle | None = None
     _has_head = _is_refused = _heard = False
     _head_bytes = _hosts = _unheard_bytes = 0
@@ -66,6 +95,7 @@ class BoundedHttp(HttpToolsProtocol):
         if raw is not None and raw.family in _TCP:
             # asyncio does this only for sockets that it made itself; through others, each answer would wait 40 ms.
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._pieces = _Pieces(transport, self.loop)
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -107,6 +137,8 @@ class BoundedHttp(HttpToolsProtocol):
         if lacks_host or self._hosts > 1 or len(self.pipeline) >= _MAX_WAITING:
             raise _Refused
         super().on_headers_complete()
+        if self.cycle is not None:
+            self.cycle.transport = cast("asyncio.Transport", self._pieces)
 
     def on_body(self, body: bytes) -> None:
         self._heard = True
@@ -122,6 +154,7 @@ class BoundedHttp(HttpToolsProtocol):
             super().send_400_response(msg)
 
     def on_response_complete(self) -> None:
+        self._pieces.flush()
         super().on_response_complete()
         if self._is_answering or self.transport.is_closing():
             return

@@ -21,12 +21,12 @@ from tapewatch.accounts.roles import Principal
 from tapewatch.documents import DAY_S, Alert, Text, rfc3339
 from tapewatch.engine.columns import SECOND_NS
 from tapewatch.errors import Invalid, NotFound
-from tapewatch.ports import AlertMark, AlertQuery, Store
+from tapewatch.ports import AlertKey, AlertMark, AlertQuery, Store
 from tapewatch.serve.access import who
 from tapewatch.serve.api import API
 from tapewatch.serve.api.ownership import viewer_of
 from tapewatch.serve.api.query import IDENTIFIER, NO_QUERY, SYMBOL, AnyId, Limit, Query, Switch, some_of, words
-from tapewatch.serve.problems import PROBLEMS, json_response
+from tapewatch.serve.problems import PROBLEMS, encoded_response
 from tapewatch.serve.services import Services
 
 _TIME = re.compile(
@@ -132,16 +132,18 @@ def router(services: Services) -> APIRouter:
         seen = None if query.cursor is None else read_cursor(query.cursor)
         wanted = asked_for(query, who(request), seen=seen)
         # One more tells whether there is a next page.
-        alerts = await services.store.alerts(wanted._replace(limit=query.limit + 1))
-        page = alerts[: query.limit]
-        more = len(alerts) > len(page)
+        keys = await services.store.alert_keys(wanted._replace(limit=query.limit + 1))
+        page = keys[: query.limit]
+        more = len(keys) > len(page)
         next_cursor = write_cursor(page[-1].fired_at_ns, page[-1].alert_id) if more else None
-        return json_response({"items": await bodies.marked(who(request), page), "next_cursor": next_cursor})
+        items = b",".join(await bodies.marked(who(request), page))
+        return encoded_response(b'{"items":[%b],"next_cursor":%b}' % (items, msgspec.json.encode(next_cursor)))
 
     @routes.get("/{alert_id}", response_model=MarkedAlert, dependencies=[NO_QUERY])
     async def read_alert(request: Request, alert_id: AnyId) -> Response:
         alert = await stored_alert(services, alert_id, who(request))
-        return json_response((await bodies.marked(who(request), [alert]))[0])
+        body, mark = bodies.written(alert), await services.store.alert_marks(who(request).user_id, [alert_id])
+        return encoded_response(body + _end(mark.get(alert_id)))
 
     return routes
 
@@ -173,19 +175,19 @@ class _Bodies:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._written: dict[tuple[str, str], bytes] = {}
-        """By id and note, up to the place where the mark goes."""
+        """By id and note."""
 
-    async def marked(self, asking: Principal, alerts: Sequence[Alert]) -> list[msgspec.Raw]:
-        """With the marks of who asks."""
-        marks = await self._store.alert_marks(asking.user_id, [alert.alert_id for alert in alerts])
-        found = []
-        for alert in alerts:
-            mark = marks.get(alert.alert_id)
-            end = b"null}" if mark is None else msgspec.json.encode(mark_json(mark)) + b"}"
-            found.append(msgspec.Raw(self._body(alert) + end))
-        return found
+    async def marked(self, asking: Principal, keys: Sequence[AlertKey]) -> list[bytes]:
+        """With the marks of who asks. What has been forgotten since the keys were read is left out."""
+        marks = await self._store.alert_marks(asking.user_id, [key.alert_id for key in keys])
+        bodies = {key.alert_id: self._written.get((key.alert_id, key.note)) for key in keys}
+        missing = [alert_id for alert_id, body in bodies.items() if body is None]
+        if missing:
+            bodies |= {alert.alert_id: self.written(alert) for alert in await self._store.alerts_of(missing)}
+        return [body + _end(marks.get(alert_id)) for alert_id, body in bodies.items() if body is not None]
 
-    def _body(self, alert: Alert) -> bytes:
+    def written(self, alert: Alert) -> bytes:
+        """Up to the place where the mark goes."""
         key = alert.alert_id, alert.note
         body = self._written.get(key)
         if body is None:
@@ -193,6 +195,10 @@ class _Bodies:
                 self._written.clear()
             body = self._written[key] = msgspec.json.encode({**alert.as_json(), "mark": None})[: -len(b"null}")]
         return body
+
+
+def _end(mark: AlertMark | None) -> bytes:
+    return b"null}" if mark is None else msgspec.json.encode(mark_json(mark)) + b"}"
 
 
 def mark_json(mark: AlertMark) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Symbols: which there are, and everything known about one now."""
 
 from bisect import bisect_left
+from collections.abc import Sequence
+from functools import lru_cache
 from itertools import takewhile
 from typing import Annotated, Any
 
@@ -18,10 +20,12 @@ from tapewatch.errors import NotFound, Unavailable
 from tapewatch.ports import SecurityQuery
 from tapewatch.serve.api import API
 from tapewatch.serve.api.query import NO_QUERY, Page, SymbolName
-from tapewatch.serve.problems import PROBLEMS, json_response
+from tapewatch.serve.problems import PROBLEMS, encoded_response, json_response
 from tapewatch.serve.services import Services
 
 _BARS_SHOWN = 60
+_KEPT = 500
+"""Pages of the list; beyond that, all are made again."""
 _GLANCE = ("price", "change_pct_day", "volume_day")
 
 
@@ -118,11 +122,14 @@ class SymbolDetail(Listing):
 def router(services: Services) -> APIRouter:
     board = services.board
     routes = APIRouter(prefix=f"{API}/symbols", tags=["symbols"], responses=PROBLEMS)
+    kept: dict[SymbolsQuery, tuple[tuple[int, int, Sequence[str], list[Security]], bytes]] = {}
+    """Pages as they were sent last, with what they were made of."""
 
-    async def matching(query: SymbolsQuery) -> list[str]:
-        traded = board.symbols()
-        first = bisect_left(traded, query.prefix)
-        begun = list(takewhile(lambda symbol: symbol.startswith(query.prefix), traded[first:]))
+    async def matching(query: SymbolsQuery) -> Sequence[str]:
+        begun: Sequence[str] = board.symbols()
+        if query.prefix:
+            behind = begun[bisect_left(begun, query.prefix) :]
+            begun = list(takewhile(lambda symbol: symbol.startswith(query.prefix), behind))
         wanted = SecurityQuery(query.q or "", query.exchange or "", query.type or "", query.sector or "")
         of_a_kind = any((wanted.exchange, wanted.type, wanted.sector))
         if query.q is None and not of_a_kind:
@@ -141,11 +148,20 @@ def router(services: Services) -> APIRouter:
     async def list_symbols(query: Annotated[SymbolsQuery, FromQuery()]) -> Response:
         found = await matching(query)
         page = found[query.offset : query.offset + query.limit]
-        listed = {security.symbol: security for security in await services.store.securities_of(page)}
+        listed = await services.store.securities_of(page)
+        of = board.version, len(found), page, listed
+        known = kept.get(query)
+        if known is not None and known[0] == of:
+            return encoded_response(known[1])
+        by_symbol = {security.symbol: security for security in listed}
         items = [
-            {"symbol": symbol, **board.some_of(symbol, _GLANCE), **_listing(listed.get(symbol))} for symbol in page
+            {"symbol": symbol, **board.some_of(symbol, _GLANCE), **_listing(by_symbol.get(symbol))} for symbol in page
         ]
-        return json_response({"items": items, "total": len(found)})
+        body = msgspec.json.encode({"items": items, "total": len(found)})
+        if len(kept) >= _KEPT:
+            kept.clear()
+        kept[query] = of, body
+        return encoded_response(body)
 
     @routes.get("/{symbol}", response_model=SymbolDetail, dependencies=[NO_QUERY])
     async def read_symbol(symbol: SymbolName) -> Response:
@@ -190,10 +206,24 @@ def _listing(security: Security | None) -> dict[str, Any]:
     return {name: getattr(security, name, None) for name in Listing.model_fields}
 
 
-def bars_json(bars: Bars) -> list[dict[str, Any]]:
-    numbers = ("open", "high", "low", "close", "volume", "vwap", "trade_count", "revision")
-    columns = [getattr(bars, name).tolist() for name in numbers]
-    return [
-        {"ts": rfc3339(ts_ns), **dict(zip(numbers, row, strict=True))}
-        for ts_ns, *row in zip(bars.ts_ns.tolist(), *columns, strict=True)
-    ]
+class BarRow(msgspec.Struct, frozen=True, gc=False):
+    """`Bar`, as it is written."""
+
+    ts: str
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    vwap: float
+    trade_count: int
+    revision: int
+
+
+def bars_json(bars: Bars) -> list[BarRow]:
+    columns = [getattr(bars, name).tolist() for name in BarRow.__struct_fields__[1:]]
+    return list(map(BarRow, map(_minute, bars.ts_ns.tolist()), *columns))
+
+
+_minute = lru_cache(maxsize=50_000)(rfc3339)
+"""Bars of all symbols begin at the same instants."""
