@@ -88,6 +88,13 @@ class Bus(Protocol):
         """
         ...
 
+    @property
+    def lost(self) -> Mapping[str, int]:
+        """What became of entries that readers did not get, in words -> how many since the bus was made: they could not
+        be read, or went before a reader had reached them.
+        """
+        ...
+
     async def lag(self, reader: str, streams: Sequence[str]) -> dict[str, int]:
         """Entries that follow the position which `reader` said last, by stream; streams of which it said nothing are
         left out.

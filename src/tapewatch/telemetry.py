@@ -32,6 +32,11 @@ ALERT_DELIVERY_LATENCY_SECONDS = Histogram(
     buckets=_COARSE,
 )
 CONSUMER_LAG = Gauge("consumer_lag", "Entries of the stream that the reader has not handled yet", ("role", "partition"))
+STREAM_ENTRIES_LOST_TOTAL = Counter(
+    "stream_entries_lost_total",
+    "Entries that a reader could not read, or that went before a reader reached them",
+    ("why",),
+)
 WORKER_QUEUE_DEPTH = Gauge("worker_queue_depth", "Items waiting in a bounded queue", ("queue",))
 CIRCUIT_OPEN = Gauge("circuit_open", "1 while a server that is away is not even asked", ("of",))
 TICKS_TOTAL = Counter("ticks_total", "Rows written to the tape", ("feed",))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from tapewatch.clock import SystemClock
 from tapewatch.engine.columns import OPEN_END_NS, Gap
@@ -145,3 +146,23 @@ async def test_feed_that_refuses_at_once_leaves_the_system_not_ready(running: An
         answer = await up.api.get("/ready")
         assert answer.status_code == 503
         assert answer.json() == {"ready": False, "phase": "the feed refused: no such account"}
+
+
+@pytest.mark.parametrize("mode", ["distributed"], indirect=True)
+async def test_entry_that_somebody_slipped_onto_the_tape_is_told_and_left_out(
+    running: Any, scripted: Any, market: Any, request: pytest.FixtureRequest
+) -> None:
+    gate = asyncio.Event()
+    script = [market.prints(0, {"AAPL": 120.0}), market.quiet(2), gate, market.prints(5, {"MSFT": 130.0})]
+    async with running(scripted([*script, market.quiet(8)])) as up:
+        await up.save_rule(ANY)
+        end = await up.system.bus.tail("ticks:0")
+        with Redis.from_url(request.getfixturevalue("servers").redis.url) as redis:
+            after, here = f"{end.epoch}-{end.sequence}", f"{end.epoch}-{end.sequence + 1}"
+            redis.xadd("ticks:{0}", {"after": after, "entry": b"not of ours"}, id=here)
+        told = await up.status(lambda said: "could not be read" in said["phase"])
+        gate.set()
+        (alert, *_) = await up.alerts_over_rest(1)
+    assert told["state"] == "degraded"
+    assert any("entries could not be read" in what for role in told["roles"] for what in role["lost"])
+    assert alert["rule_id"] == "any"

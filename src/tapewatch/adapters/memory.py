@@ -215,6 +215,10 @@ class MemoryBus:
         self._listeners = Listeners(notices)
 
     @property
+    def lost(self) -> Mapping[str, int]:
+        return {"went before they were read": self.trimmed_unread}
+
+    @property
     def notices_dropped(self) -> int:
         return self._listeners.dropped
 

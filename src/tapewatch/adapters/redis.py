@@ -92,6 +92,10 @@ class RedisBus:
         return self._writers.trimmed_unread
 
     @property
+    def lost(self) -> Mapping[str, int]:
+        return {"could not be read": self.unreadable, "went before they were read": self.trimmed_unread}
+
+    @property
     def put_back(self) -> int:
         """Entries that the server had lost, and has again."""
         return self._writers.put_back

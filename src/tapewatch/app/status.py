@@ -16,7 +16,7 @@ from tapewatch.patience import waits
 from tapewatch.ports import Bus, Clock, FeedStatus, HotState
 from tapewatch.roles.ingest import Ingest
 from tapewatch.roles.leases import SLOTS
-from tapewatch.telemetry import CONSUMER_LAG
+from tapewatch.telemetry import CONSUMER_LAG, STREAM_ENTRIES_LOST_TOTAL
 
 if TYPE_CHECKING:
     from tapewatch.app.distributed import Distributed
@@ -155,6 +155,8 @@ _OPTIONAL = frozenset({"gateway", "deliveries"})
 """Roles that an installation may do without."""
 _ROLE_TTL_S = 5.0
 _FOLLOW_S = 1.0
+_LOSS_NS = 300 * SECOND_NS
+"""So long the status tells of entries that were lost."""
 
 
 class ProcessStatus:
@@ -164,6 +166,8 @@ class ProcessStatus:
         self._process, self._config, self._hot, self._clock = process, config, hot, clock
         self._started_ns = clock.now_ns()
         self._lags: dict[str, dict[int, int]] = {}
+        self._losses: dict[str, tuple[int, int]] = {}
+        """What happened to entries of streams: how many so far, and when the newest."""
         self._all: dict[str, list[dict[str, Any]]] = {}
         """By role what its members said last."""
         self._heard_ns = 0
@@ -184,12 +188,22 @@ class ProcessStatus:
             for p, lag in lags.items():
                 CONSUMER_LAG.labels(role, str(p)).set(lag)
             self._lags[role] = lags
+        for what, count in bus.lost.items():
+            known = self._losses.get(what, (0, 0))[0]
+            if count > known:
+                self._losses[what] = count, self._clock.now_ns()
+                STREAM_ENTRIES_LOST_TOTAL.labels(why=what).inc(count - known)
         documents = {
             f"status:{role}:{ownership.slot}": msgspec.json.encode(self._of_role(role))
             for role, ownership in self._process.ownerships.items()
             if ownership.slot is not None
         }
         await self._hot.put(documents, ttl_s=_ROLE_TTL_S)
+
+    def _lost(self) -> list[str]:
+        """In the last minutes, as people are told."""
+        since_ns = self._clock.now_ns() - _LOSS_NS
+        return [f"{count} entries {what}" for what, (count, at_ns) in self._losses.items() if at_ns > since_ns]
 
     def _of_role(self, role: str) -> dict[str, Any]:
         ownership = self._process.ownerships[role]
@@ -208,6 +222,7 @@ class ProcessStatus:
             "lag": sum(self._lags.get(role, {}).values()),
             "members": ownership.members,
             "waiting_for": waits(),
+            "lost": self._lost(),
         }
         if role == "ingest" and self._process.ingest is not None:
             document["feed"] = feed_status(self._process.ingest, self._clock, name=self._config.feed)
@@ -280,7 +295,8 @@ class ProcessStatus:
         troubled = [f"{said['role']}: {said['phase']}" for said in members if not said["ready"]]
         waiting = [f"{said['role']} waits: {why}" for said in members for why in said["waiting_for"].values()]
         feed = self._feed
-        problems = [*(f"no {role} runs" for role in missing), *troubled, *waiting]
+        lost = [f"{said['role']}: {what}" for said in members for what in said.get("lost", ())]
+        problems = [*(f"no {role} runs" for role in missing), *troubled, *waiting, *lost]
         trouble = feed_trouble(feed)
         if feed["state"] in {"lost", "refused"}:
             state = feed["state"]
