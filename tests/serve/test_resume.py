@@ -536,11 +536,11 @@ class TestGatewayThatLostItsPlace:
         class Forgetful(MemoryBus):
             """It loses a reader's place twice, and nothing else."""
 
-            lost = 0
+            forgotten = 0
 
             def read(self, stream: str, after: Any = None) -> Any:
-                if stream == "alerts.filtered:0" and after is not None and self.lost < 2:
-                    self.lost += 1
+                if stream == "alerts.filtered:0" and after is not None and self.forgotten < 2:
+                    self.forgotten += 1
                     raise PositionLost("lost")
                 return super().read(stream, after)
 
@@ -550,7 +550,7 @@ class TestGatewayThatLostItsPlace:
         await publisher.publish(0)
         await publisher.publish(0)
         async with house(bus, store=store) as at, line(at) as client:
-            await until(lambda: bus.lost == 2)
+            await until(lambda: bus.forgotten == 2)
             await publisher.publish(0)
             assert await client.hear_alerts(1) == publisher.ids[0][-1:]
 
