@@ -147,3 +147,19 @@ async def test_lists_are_made_again_when_a_partition_that_was_left_out_reaches_t
     assert alone["timestamp"] == both["timestamp"]
     assert alone["partitions_missing"] == 1
     assert [row["symbol"] for row in both["rankings"]] == ["A", "Z"]
+
+
+async def test_partition_whose_scanner_began_again_is_ranked_by_what_it_showed_last(
+    running: Any, bus: Any, hot: Any, clock: Any, open_ns: int
+) -> None:
+    notices = bus.listen("toplists.updated")
+    async with running(ToplistsRole(bus=bus, hot=hot, clock=clock, partitions=2)):
+        for partition in range(2):
+            await bus.publish(f"board:{partition}", board({"ZA"[partition]: 1.0}, ts_ns=open_ns))
+        await gainers(notices)
+        for second, value in ((2, 5.0), (1, 3.0)):
+            await bus.publish("board:0", board({"Z": value}, ts_ns=open_ns + second * SECOND_NS))
+        await bus.publish("board:1", board({"A": 2.0}, ts_ns=open_ns + SECOND_NS))
+        again = await gainers(notices)
+    assert again["timestamp"] == "2025-03-03T14:30:01.000000000Z"
+    assert [(row["symbol"], row["value"]) for row in again["rankings"]] == [("Z", 3.0), ("A", 2.0)]

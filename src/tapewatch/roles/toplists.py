@@ -73,8 +73,9 @@ class ToplistsRole:
         ):
             if isinstance(entry, BoardRows):
                 self._first_ns = self._first_ns or entry.ts_ns
-                kept = self._boards.get(partition, [])
-                self._boards[partition] = [board for board in kept if board.ts_ns > entry.ts_ns - STALE_NS] + [entry]
+                # A scanner that begins again may show a scan once more, or an older one.
+                kept = [b for b in self._boards.get(partition, ()) if 0 < entry.ts_ns - b.ts_ns < STALE_NS]
+                self._boards[partition] = [*kept, entry]
                 self._came.set()
 
     async def _rank_newest(self) -> None:
