@@ -198,7 +198,7 @@ async def test_no_secret_leaves_the_process(tmp_path: Path, provider: tuple[Prov
         async with asyncio.timeout(40):
             while talker.connections < 3:  # noqa: ASYNC110  # it waits longer before each
                 await asyncio.sleep(0.1)
-            while "a delivery failed" not in said.read_text():  # noqa: ASYNC110  # nor does a file
+            while "feed refused" not in said.read_text():  # noqa: ASYNC110  # nor does a file
                 await asyncio.sleep(0.02)
     log = said.read_text()
     assert KEY_SECRET in talker.heard[0]  # or nothing was tried
