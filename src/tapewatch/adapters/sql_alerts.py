@@ -14,9 +14,9 @@ from tapewatch.adapters.sql_database import Query, Reading
 from tapewatch.adapters.sql_marks import IDS, acknowledged
 from tapewatch.adapters.sql_statements import (
     INT64_MAX,
-    LIKE_ESCAPE,
     between,
     delete_some,
+    holds,
     insert,
     int64,
     json_number,
@@ -167,7 +167,7 @@ def _narrowed(shape: AlertQuery, dialect: str) -> Iterator[sa.ColumnElement[bool
         one = tag.c.value.in_(sa.bindparam("tags", expanding=True))
         yield sa.exists(sa.select(sa.literal_column("1")).select_from(tag).where(one))
     if shape.name_part:
-        yield sa.func.lower(table.rule_name).like(sa.bindparam("part"), escape=LIKE_ESCAPE)
+        yield holds(table.rule_name, sa.bindparam("part", type_=sa.Text))
     if shape.acknowledged_by:
         yield acknowledged("acknowledged_by")
     if shape.not_acknowledged_by:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tapewatch.adapters.sql_database import Reading
-from tapewatch.adapters.sql_statements import ROWS, ascii_lower, holds, insert_or_replace, page_size
+from tapewatch.adapters.sql_statements import ROWS, ascii_lower, holds, insert_or_replace, like_part, page_size
 from tapewatch.adapters.sql_tables import bars_1d, splits, symbols
 from tapewatch.documents import Document, Security, Split, day_number, day_of_number, parse_document
 from tapewatch.engine.daily import DAILY_COLUMNS, DailyBars
@@ -57,7 +57,7 @@ async def find_securities(connection: AsyncConnection, query: SecurityQuery) -> 
     wanted = sa.select(table.symbol).order_by(table.symbol).limit(page_size(query.limit))
     if query.text:
         begins = sa.func.lower(table.symbol).startswith(ascii_lower(query.text), autoescape=True)
-        wanted = wanted.where(sa.or_(begins, holds(table.name, query.text)))
+        wanted = wanted.where(sa.or_(begins, holds(table.name, like_part(query.text))))
     for column, value in ((table.exchange, query.exchange), (table.type, query.type), (table.sector, query.sector)):
         if value:
             wanted = wanted.where(column == value)

@@ -13,7 +13,7 @@ Insert: TypeAlias = sqlite.Insert | postgresql.Insert
 ROWS = 2_000
 """Rows handed to the database at a time, so that the event loop gets its turn inside a long transaction."""
 INT64_MAX = 2**63 - 1
-LIKE_ESCAPE = "/"
+_LIKE_ESCAPE = "/"
 
 
 def insert(connection: AsyncConnection, table: sa.Table) -> Insert:
@@ -69,16 +69,18 @@ async def delete_some(connection: AsyncConnection, table: sa.Table, *where: sa.C
     return gone.rowcount
 
 
-def holds(column: sa.ColumnElement[str], part: str) -> sa.ColumnElement[bool]:
-    """Whether the text has this part, ASCII letters in any case: databases differ on all others."""
-    return sa.func.lower(column).like(like_part(part), escape=LIKE_ESCAPE)
+def holds(column: sa.ColumnElement[str], part: str | sa.BindParameter[str]) -> sa.ColumnElement[bool]:
+    """Whether the text has this part, which `like_part` made, ASCII letters in any case: databases differ on all
+    others.
+    """
+    return sa.func.lower(column).like(part, escape=_LIKE_ESCAPE)
 
 
 def like_part(part: str) -> str:
-    """What `holds` compares with, for a query that is a constant."""
+    """What `holds` compares with."""
     text = ascii_lower(part)
-    for special in (LIKE_ESCAPE, "%", "_"):
-        text = text.replace(special, LIKE_ESCAPE + special)
+    for special in (_LIKE_ESCAPE, "%", "_"):
+        text = text.replace(special, _LIKE_ESCAPE + special)
     return f"%{text}%"
 
 
