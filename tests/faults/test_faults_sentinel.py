@@ -14,18 +14,16 @@ WORKERS = {"bars+indicators": 1, "scanner": 2, "alerts": 1, "toplists": 1}
 @pytest.mark.faults
 def test_another_master_takes_over_and_nothing_is_lost_or_doubled(database: str, tape: Tape, tmp_path: Path) -> None:
     redis = SentinelSet(tmp_path / "redis")
-    masters: list[int] = []
+    successions: list[tuple[int, int]] = []
     with ordeal(tmp_path, name="sentinel", tape=tape, database=database, workers=WORKERS, redis=redis) as run:
 
         def fail_over() -> None:
             old = redis.master()
-            masters.extend((old.port, redis.fail_over().port))
+            successions.append((old.port, redis.fail_over().port))
             old.start()
 
         run.suffer(Fault(name="fail over", begin=fail_over), Fault(name="fail over again", begin=fail_over))
         run.judge()
-        # On a busy machine Sentinels may take another by themselves in between.
-        first, second, again, third = masters
-        assert first != second
-        assert again != third
-        assert redis.master().port == third
+        # On a busy machine Sentinels take others by themselves too, before, between and after: the verdict holds anyway.
+        assert len(successions) == 2
+        assert all(old != new for old, new in successions)
