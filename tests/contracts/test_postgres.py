@@ -25,10 +25,12 @@ DAY_NS = DAY_S * SECOND_NS
 
 
 class TestTimescaleStore(StoreContract):
+    """As the user who may read and write rows and nothing else: the owner has upgraded it."""
+
     @pytest.fixture
     def open_store(self, postgres: PostgresProgram, database: str) -> OpenStore:
         async def open_store() -> Store:
-            return SqlStore(postgres.url_of(database))
+            return SqlStore(postgres.app_url_of(database))
 
         return open_store
 

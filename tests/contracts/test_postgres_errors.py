@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from postgres_server import PostgresProgram
+from postgres_server import READER, PostgresProgram
 
 from tapewatch.adapters import postgres as adapter
 from tapewatch.adapters.breaker import LONGEST_WAIT_S
@@ -57,13 +57,14 @@ async def test_wrong_password_is_a_configuration_error_that_shows_no_password(
     assert postgres.password not in text
 
 
-async def test_unknown_database_and_stranger_are_configuration_errors(postgres: PostgresProgram, database: str) -> None:
+async def test_unknown_database_and_missing_right_are_configuration_errors(
+    postgres: PostgresProgram, database: str
+) -> None:
     await refused(SqlStore(postgres.url_of("nowhere")), r"no database nowhere.*db upgrade")
-    await postgres.administer(f"CREATE ROLE stranger LOGIN PASSWORD '{postgres.password}'")
-    stranger = SqlStore(postgres.url_of(database, user="stranger"))
-    with pytest.raises(ConfigError, match=r"user stranger.*lacks a right"):
-        await stranger.rules()
-    await stranger.close()
+    reader = SqlStore(postgres.url_of(database, user=READER))
+    with pytest.raises(ConfigError, match=rf"user {READER}.*lacks a right"):
+        await reader.rules()
+    await reader.close()
 
 
 async def test_store_that_was_never_upgraded_says_what_to_run(postgres: PostgresProgram, bare_database: str) -> None:

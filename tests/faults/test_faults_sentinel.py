@@ -24,6 +24,6 @@ def test_another_master_takes_over_and_nothing_is_lost_or_doubled(database: str,
 
         run.suffer(Fault(name="fail over", begin=fail_over), Fault(name="fail over again", begin=fail_over))
         run.judge()
-        # On a busy machine Sentinels take others by themselves too, before, between and after: the verdict holds anyway.
+        # On a busy machine Sentinels take others by themselves too: the verdict holds anyway.
         assert len(successions) == 2
         assert all(old != new for old, new in successions)

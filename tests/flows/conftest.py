@@ -323,7 +323,7 @@ def address(mode: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
     servers: Servers = request.getfixturevalue("servers")
     servers.redis.empty()
     name = asyncio.run(servers.postgres.new_database(template=servers.template))
-    yield servers.postgres.url_of(name)
+    yield servers.postgres.app_url_of(name)
     asyncio.run(servers.postgres.drop_database(name))
 
 

@@ -2,6 +2,7 @@
 process id.
 """
 
+import asyncio
 import os
 import secrets
 import shutil
@@ -22,8 +23,10 @@ from servers import free_port
 
 START_S = 15.0
 ROOM_BYTES = 4 * 2**30
-ADMIN, OWNER = "postgres", "tapewatch"
-UNPACKED = Path(__file__).parent.parent.parent / ".services" / "postgresql"
+TOP = Path(__file__).parent.parent.parent
+UNPACKED = TOP / ".services" / "postgresql"
+ROLES = TOP / "deploy" / "postgres"
+ADMIN, OWNER, APP, READER = "postgres", "tapewatch_owner", "tapewatch_app", "tapewatch_reader"
 
 
 def programs() -> Path:
@@ -41,8 +44,9 @@ def _roomy_memory() -> str | None:
 
 
 class PostgresProgram:
-    """`postgres` that asks for passwords. Its databases belong to a user who may do nothing else. A killed one comes
-    back with everything that was committed.
+    """`postgres` that asks for passwords. Its databases have the users of ``deploy/postgres``: an owner, who may do
+    nothing else, one who reads and writes rows, and a reader. A killed one comes back with everything that was
+    committed.
     """
 
     def __init__(self, *, timescaledb: bool = True, standby_of: "PostgresProgram | None" = None) -> None:
@@ -70,6 +74,10 @@ class PostgresProgram:
 
     def url_of(self, database: str, *, password: str | None = None, user: str = OWNER) -> str:
         return f"postgresql://{user}:{quote(password or self.password)}@127.0.0.1:{self.port}/{database}"
+
+    def app_url_of(self, database: str) -> str:
+        """As everybody uses it who does not upgrade it."""
+        return self.url_of(database, user=APP)
 
     def admin_url_of(self, database: str) -> str:
         return self.url_of(database, user=ADMIN, password=self.admin_password)
@@ -139,7 +147,14 @@ class PostgresProgram:
         self._databases += 1
         name = f"test_{self._databases}"
         await self.administer(f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE {template} STRATEGY FILE_COPY")
+        if template == "template0":
+            await asyncio.to_thread(self.run_script, ROLES / "roles.sql", name)
         return name
+
+    def run_script(self, script: Path, database: str) -> None:
+        """As the administrator, with psql."""
+        arguments = ("-q", "-v", "ON_ERROR_STOP=1", "-f", "-", self.admin_url_of(database))
+        self._run("psql", *arguments, stdin=script.read_text())
 
     async def drop_database(self, name: str) -> None:
         await self.administer(f"DROP DATABASE {name} WITH (FORCE)")
@@ -186,7 +201,7 @@ class PostgresProgram:
         self.start()
         self._run(
             "psql", "-q", "-v", "ON_ERROR_STOP=1", self.admin_url_of(ADMIN),
-            stdin=f"CREATE ROLE {OWNER} LOGIN PASSWORD '{self.password}'",
+            stdin="".join(f"CREATE ROLE {user} LOGIN PASSWORD '{self.password}';" for user in (OWNER, APP, READER)),
         )  # fmt: skip
 
     def _copy(self, primary: "PostgresProgram") -> None:

@@ -78,6 +78,7 @@ class PostgresDatabase:
         sa.event.listen(self._engine.sync_engine, "checkout", _replace_if_closed)
 
     async def upgrade(self) -> None:
+        """A user who does not own the tables finds that they are this release's, or is told who has to upgrade them."""
         engine = create_async_engine(
             self._engine.url, async_creator=partial(self._connect, patient=True), poolclass=NullPool
         )
@@ -85,7 +86,7 @@ class PostgresDatabase:
             async with engine.begin() as connection:
                 await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(UPGRADE_LOCK)))
                 await connection.run_sync(migrations.upgrade)
-                if self._timescaledb:
+                if self._timescaledb and await postgres_timescale.are_ours(connection):
                     await postgres_timescale.make_hypertables(connection, self._url)
         finally:
             await engine.dispose()

@@ -85,7 +85,10 @@ def _by_state(state: str, cause: Exception, url: URL) -> TapewatchError | None:
     if state in {"42P01", "42703", "3F000"}:
         return ConfigError(f"{where} lacks tables of this release: run `tapewatch db upgrade`")
     if state == "42501":
-        return ConfigError(f"the user {url.username} of {where} lacks a right: {_line(cause)}")
+        return ConfigError(
+            f"the user {url.username} of {where} lacks a right: {_line(cause)}. "
+            "The tables are made and upgraded by their owner: tapewatch db upgrade"
+        )
     if state in {"XX001", "XX002"}:
         return ConfigError(f"{where} is damaged: {_line(cause)}; restore a backup")
     if "cached statement plan is invalid" in str(cause):

@@ -41,6 +41,18 @@ NOW = (
     "SELECT set_integer_now_func('bars_1m', 'tapewatch_now_ns', replace_if_exists => true)",
     "SELECT set_integer_now_func('alert_history', 'tapewatch_now_ns', replace_if_exists => true)",
 )
+DROP = (
+    """
+    CREATE OR REPLACE FUNCTION tapewatch_drop_chunks(kept regclass, older_than_ns bigint) RETURNS void
+    LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS
+    $$ SELECT drop_chunks(kept, older_than => older_than_ns)
+       WHERE kept IN ('bars_1m'::regclass, 'alert_history'::regclass) $$
+    """,
+    "REVOKE ALL ON FUNCTION tapewatch_drop_chunks FROM PUBLIC",
+)
+"""Chunks are dropped by their owner alone. A user who may only read and write has the function's leave, see
+``deploy/postgres/roles.sql``.
+"""
 COMPRESS_BARS = """
     ALTER TABLE bars_1m
     SET (timescaledb.compress, timescaledb.compress_segmentby = 'symbol', timescaledb.compress_orderby = 'ts_ns')
@@ -72,6 +84,12 @@ COMMUNITY = {
 }
 
 
+async def are_ours(connection: AsyncConnection) -> bool:
+    """The user of the connection owns the tables, and may change them."""
+    owned = sa.text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('bars_1m')")
+    return bool((await connection.execute(owned)).scalar_one())
+
+
 async def make_hypertables(connection: AsyncConnection, url: URL) -> None:
     await _make_extension(connection, url)
     for table, (column, chunk_ns) in CHUNKS.items():
@@ -83,6 +101,8 @@ async def make_hypertables(connection: AsyncConnection, url: URL) -> None:
             ),
             {"table": table, "column": column, "chunk_ns": chunk_ns},
         )
+    for statement in DROP:
+        await connection.exec_driver_sql(statement)
     licence = (await connection.execute(sa.text("SELECT current_setting('timescaledb.license', true)"))).scalar_one()
     if licence == "timescale":
         await use_community_features(connection)
@@ -122,7 +142,7 @@ async def drop_chunks(connection: AsyncConnection, oldest_ns: Mapping[str, int])
         return False
     for table, older_than_ns in oldest_ns.items():
         await connection.execute(
-            sa.text("SELECT drop_chunks(CAST(:table AS regclass), older_than => CAST(:older_than_ns AS bigint))"),
+            sa.text("SELECT tapewatch_drop_chunks(CAST(:table AS regclass), CAST(:older_than_ns AS bigint))"),
             {"table": table, "older_than_ns": int64(older_than_ns)},
         )
     return True
