@@ -86,7 +86,7 @@ class TestClusterHotState(HotStateContract):
 async def test_streams_are_on_several_nodes_and_a_partitions_together(bus: RedisBus, rig: ClusterRig) -> None:
     await bus.publish_all(dict.fromkeys([*STREAMS, "alerts:0"], numbered(0)))
     assert len({rig.node_of(f"ticks:{{{number}}}").port for number in range(8)}) == 3
-    with Redis.from_url(rig.node_of("ticks:{0}").url) as client:
+    with Redis.from_url(rig.node_of("ticks:{0}").admin_url) as client:
         assert client.exists("ticks:{0}", "alerts:{0}") == 2
 
 
@@ -162,6 +162,6 @@ async def test_key_by_key_facts_are_on_every_node(rig: ClusterRig) -> None:
     await hot_state.put(values, ttl_s=60.0)
     assert await hot_state.get(list(values)) == list(values.values())
     for node in rig.nodes:
-        with Redis.from_url(node.url) as client:
+        with Redis.from_url(node.admin_url) as client:
             assert client.dbsize() > 50
     await hot_state.close()

@@ -49,7 +49,7 @@ async def hot_state(server: RedisProgram) -> AsyncIterator[RedisHotState]:
 
 async def has_served(server: RedisProgram, command: str, times: int) -> None:
     """Wait until the server has done that, counted since it was emptied."""
-    with Redis.from_url(server.url) as client:
+    with Redis.from_url(server.admin_url) as client:
         async with asyncio.timeout(PATIENCE_S):
             while client.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"] < times:  # noqa: ASYNC110  # the server cannot be waited for
                 await asyncio.sleep(0.01)
@@ -80,7 +80,7 @@ async def test_entry_is_kept_under_the_partitions_hash_tag_with_its_position_as_
 ) -> None:
     await bus.publish("bars.finalized:7", numbered(1))
     await bus.publish("bars.finalized:7", numbered(2))
-    with Redis.from_url(server.url) as client:
+    with Redis.from_url(server.admin_url) as client:
         assert client.keys("*") == [b"bars.finalized:{7}"]
         rows = client.xrange("bars.finalized:{7}")
     assert [id_ for id_, _ in rows] == [b"1-1", b"1-2"]
@@ -314,7 +314,7 @@ async def test_hole_between_epochs_is_a_lost_position(bus: RedisBus, server: Red
     await bus.publish("ticks:0", numbered(1))
     newer = RedisBus(server.url, epoch=2)
     await newer.publish("ticks:0", numbered(2))
-    with Redis.from_url(server.url) as client:
+    with Redis.from_url(server.admin_url) as client:
         client.xdel("ticks:{0}", "1-2")
     with pytest.raises(PositionLost, match=r"ticks:0 holds nothing that follows 1-1 directly; its next entry is 2-1"):
         await soon(anext(newer.read("ticks:0", first)))
@@ -327,7 +327,7 @@ async def test_stream_is_bounded_by_bytes(server: RedisProgram) -> None:
     size = len(wire.encode(entry))
     for _ in range(60):
         await bus.publish("ticks:0", entry)
-    with Redis.from_url(server.url) as client:
+    with Redis.from_url(server.admin_url) as client:
         kept = client.xlen("ticks:{0}")
     await bus.close()
     assert 100_000 // size <= kept <= 100_000 // size + 1
@@ -339,7 +339,7 @@ async def test_topic_keeps_what_it_may_keep(server: RedisProgram) -> None:
     for _ in range(9):
         await bus.publish("board:0", entry)
         await bus.publish("ticks:0", entry)
-    with Redis.from_url(server.url) as client:
+    with Redis.from_url(server.admin_url) as client:
         assert (client.xlen("board:{0}"), client.xlen("ticks:{0}")) == (2, 9)
     await bus.close()
 
@@ -370,7 +370,7 @@ async def test_entry_that_cannot_be_read_is_left_out_counted_and_logged(
     bus: RedisBus, server: RedisProgram, caplog: pytest.LogCaptureFixture
 ) -> None:
     await bus.publish("ticks:0", numbered(0))
-    with Redis.from_url(server.url) as client:
+    with Redis.from_url(server.admin_url) as client:
         client.xadd("ticks:{0}", {"after": "1-1", "entry": b"\x00\xff"}, id="1-2")
         client.xadd("ticks:{0}", {"after": "1-2", "entry": wire.encode(numbered(2))}, id="1-3")
     assert await numbers(bus.read("ticks:0"), 2) == [0, 2]
@@ -435,7 +435,7 @@ async def test_channel_without_a_listener_is_left_and_can_be_joined_again(bus: R
         await bus.notify("a", b"1")
         assert await soon(anext(listener)) == b"1"
         del listener
-    with Redis.from_url(server.url) as client:
+    with Redis.from_url(server.admin_url) as client:
         async with asyncio.timeout(10):
             while client.pubsub_channels() != [b"kept"]:  # noqa: ASYNC110  # the server cannot be waited for
                 await asyncio.sleep(0.01)

@@ -124,7 +124,7 @@ async def test_what_was_lost_is_not_put_back_behind_a_newer_writer(
 ) -> None:
     for number in range(3):
         position = await writer.publish("ticks:0", numbered(number))
-    with Redis.from_url(mortal.url) as client:
+    with Redis.from_url(mortal.admin_url) as client:
         client.delete("ticks:{0}")
     await elsewhere.take_over("ticks:0")
     await elsewhere.publish("ticks:0", numbered(100))

@@ -48,7 +48,7 @@ async def test_entries_older_than_their_topic_keeps_them_go_with_the_next_one(
         grow_older(bus, stream, 901.0)
     for number in range(300, 310):
         await bus.publish_all({"ticks:0": numbered(number), "alerts:0": numbered(number)})
-    with Redis.from_url(server.url) as client:
+    with Redis.from_url(server.admin_url) as client:
         assert client.xlen("ticks:{0}") < 120  # the server trims whole nodes of its list
         assert client.xlen("alerts:{0}") == 310
     seen = await numbers(bus.read("ticks:0"), client_length(server, "ticks:{0}"))
@@ -56,7 +56,7 @@ async def test_entries_older_than_their_topic_keeps_them_go_with_the_next_one(
 
 
 def client_length(server: RedisProgram, key: str) -> int:
-    with Redis.from_url(server.url) as client:
+    with Redis.from_url(server.admin_url) as client:
         return int(client.xlen(key))
 
 
@@ -105,7 +105,7 @@ async def test_readers_are_consumer_groups_whose_lag_the_server_tells(bus: Redis
     positions = [await bus.publish("ticks:0", numbered(number)) for number in range(5)]
     await bus.take_over("ticks:0")
     positions += [await bus.publish("ticks:0", numbered(number)) for number in range(5, 9)]
-    with Redis.from_url(server.url) as client:
+    with Redis.from_url(server.admin_url) as client:
         for number, position in enumerate(positions):
             await bus.reached("bars", {"ticks:0": position})
             (group,) = client.xinfo_groups("ticks:{0}")

@@ -121,12 +121,12 @@ async def test_server_that_stands_still_is_unavailable_in_time(mortal: RedisProg
 
 async def test_full_server_is_unavailable(mortal: RedisProgram) -> None:
     bus, hot_state = RedisBus(mortal.url, epoch=1), RedisHotState(mortal.url)
-    with Redis.from_url(mortal.url) as client:
+    with Redis.from_url(mortal.admin_url) as client:
         client.config_set("maxmemory", 1)
     for call in (bus.publish("ticks:0", numbered(0)), hot_state.put({"a": b"1"}, ttl_s=1.0)):
         with pytest.raises(Unavailable, match="maxmemory"):
             await call
-    with Redis.from_url(mortal.url) as client:
+    with Redis.from_url(mortal.admin_url) as client:
         client.config_set("maxmemory", 0)
     assert await bus.publish("ticks:0", numbered(0)) == Position(1, 1)
     await bus.close()
@@ -134,7 +134,7 @@ async def test_full_server_is_unavailable(mortal: RedisProgram) -> None:
 
 
 async def test_server_that_evicts_is_warned_of(mortal: RedisProgram, caplog: pytest.LogCaptureFixture) -> None:
-    with Redis.from_url(mortal.url) as client:
+    with Redis.from_url(mortal.admin_url) as client:
         client.config_set("maxmemory", 100_000_000)
         client.config_set("maxmemory-policy", "allkeys-lru")
     hot_state = RedisHotState(mortal.url)
@@ -206,7 +206,7 @@ async def test_url_that_makes_no_sense_is_refused_without_its_password(url: str)
 
 
 async def test_user_who_may_not_write_is_told(server: RedisProgram) -> None:
-    with Redis.from_url(server.url) as client:
+    with Redis.from_url(server.admin_url) as client:
         client.execute_command("ACL", "SETUSER", "reader", "on", ">s3cret", "~*", "&*", "+@read", "+info")
     url = f"redis://reader:s3cret@127.0.0.1:{server.port}/0"
     hot_state = RedisHotState(url)
@@ -250,7 +250,7 @@ async def test_nobody_at_the_address_is_unavailable() -> None:
 
 
 async def test_key_of_another_program_is_reported(bus: RedisBus, server: RedisProgram) -> None:
-    with Redis.from_url(server.url) as client:
+    with Redis.from_url(server.admin_url) as client:
         client.set("ticks:{0}", "mine")
     with pytest.raises(ConfigError, match="another program"):
         await bus.publish("ticks:0", numbered(0))
@@ -271,7 +271,7 @@ async def test_ranking_with_ties_pages_like_the_sorted_list(hot_state: RedisHotS
 async def test_long_ranking_is_replaced_in_one_step_and_expires(hot_state: RedisHotState, server: RedisProgram) -> None:
     for generation in range(2):
         await hot_state.rank("r", [Ranked(f"S{n}", n + generation / 8) for n in range(2_500)], ttl_s=60.0)
-    with Redis.from_url(server.url) as client:
+    with Redis.from_url(server.admin_url) as client:
         assert client.zcard("r") == 2_500
         assert 0 < client.pttl("r") <= 60_000
     assert await hot_state.ranking("r", limit=1) == [Ranked("S2499", 2499.125)]

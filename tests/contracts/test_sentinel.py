@@ -87,7 +87,7 @@ async def test_failover_to_a_replica_that_lagged_loses_nothing_and_doubles_nothi
     assert await hot_state.hold(["lease:0"], "me", ttl_s=60.0) == [True]
     (replica,) = (server for server in mortal.servers if server is not first)
     with Redis.from_url(
-        replica.url
+        replica.admin_url
     ) as client:  # from now on it hears nothing, and is still a replica that may be chosen
         client.config_set("masterauth", "not the password")
         client.execute_command("CLIENT", "KILL", "TYPE", "master")

@@ -13,6 +13,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
+from servers import USER, user_line
 
 Fsync = Literal["always", "everysec", "no"]
 MASTER = "tapewatch"
@@ -50,6 +51,7 @@ class RedisNode:
             "repl-diskless-sync-delay 0",
             f"requirepass {self.password}",
             f"masterauth {self.password}",
+            user_line(self.password),
             *([f"replicaof {replica_of.hosts[0]} {replica_of.port}"] if replica_of else []),
             *settings,
         ]
@@ -63,12 +65,14 @@ class RedisNode:
 
     def url_at(self, host: str, port: int) -> str:
         """Its address behind a proxy, or as seen from a namespace."""
-        return f"redis://:{self.password}@{host}:{port}/0"
+        return f"redis://{USER}:{self.password}@{host}:{port}/0"
 
     def client(self) -> "Redis":
-        """It sends nothing twice by itself."""
-        return Redis.from_url(
-            self.url,
+        """One who may do everything. It sends nothing twice by itself."""
+        return Redis(
+            self.hosts[0],
+            self.port,
+            password=self.password,
             socket_timeout=_TIMEOUT_S,
             socket_connect_timeout=_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
@@ -194,7 +198,7 @@ class SentinelSet:
     def url(self) -> str:
         """The master, wherever the sentinels say that it is."""
         places = ",".join(f"{host}:{port}" for host, port in self.places)
-        return f"redis+sentinel://:{self.password}@{places}/{MASTER}/0"
+        return f"redis+sentinel://{USER}:{self.password}@{places}/{MASTER}/0"
 
     def start(self) -> None:
         """Returns when both replicas follow, and the sentinels know them and each other."""

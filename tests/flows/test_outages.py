@@ -157,7 +157,7 @@ async def test_entry_that_somebody_slipped_onto_the_tape_is_told_and_left_out(
     async with running(scripted([*script, market.quiet(8)])) as up:
         await up.save_rule(ANY)
         end = await up.system.bus.tail("ticks:0")
-        with Redis.from_url(request.getfixturevalue("servers").redis.url) as redis:
+        with Redis.from_url(request.getfixturevalue("servers").redis.admin_url) as redis:
             after, here = f"{end.epoch}-{end.sequence}", f"{end.epoch}-{end.sequence + 1}"
             redis.xadd("ticks:{0}", {"after": after, "entry": b"not of ours"}, id=here)
         told = await up.status(lambda said: "could not be read" in said["phase"])

@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 from redis.crc import key_slot
 from redis.exceptions import RedisError
-from servers import START_S, RedisProgram, free_port
+from servers import START_S, USER, RedisProgram, free_port
 
 SLOTS = 16_384
 DOWN_MS = 300
@@ -60,7 +60,7 @@ class SentinelRig:
     @property
     def url(self) -> str:
         places = ",".join(f"127.0.0.1:{port}" for port in self.ports)
-        return f"redis+sentinel://:{self.password}@{places}/{self.MASTER}/0"
+        return f"redis+sentinel://{USER}:{self.password}@{places}/{self.MASTER}/0"
 
     @property
     def master(self) -> RedisProgram:
@@ -73,7 +73,7 @@ class SentinelRig:
         for server in self.servers:
             server.start()
         first, second = self.servers
-        with Redis.from_url(second.url) as replica:
+        with Redis.from_url(second.admin_url) as replica:
             replica.replicaof("127.0.0.1", first.port)
         for port in self.ports:
             self._sentinels.append(self._sentinel(port, first))
@@ -95,10 +95,10 @@ class SentinelRig:
     def _follow(self) -> bool:
         master = self.master
         others = [server for server in self.servers if server is not master]
-        with Redis.from_url(master.url) as client:
+        with Redis.from_url(master.admin_url) as client:
             offset = client.info("replication")["master_repl_offset"]
         for server in others:
-            with Redis.from_url(server.url) as client:
+            with Redis.from_url(server.admin_url) as client:
                 state = client.info("replication")
             if state.get("master_link_status") != "up" or state["slave_repl_offset"] < offset:
                 return False
@@ -150,14 +150,14 @@ class ClusterRig:
     @property
     def url(self) -> str:
         places = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:2])
-        return f"redis+cluster://:{self.password}@{places}"
+        return f"redis+cluster://{USER}:{self.password}@{places}"
 
     def start(self) -> None:
         for node in self.nodes:
             node.start()
         bounds = [0, SLOTS // 3, 2 * SLOTS // 3, SLOTS]
         for number, node in enumerate(self.nodes):
-            with Redis.from_url(node.url) as client:
+            with Redis.from_url(node.admin_url) as client:
                 client.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
                 client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         self._introduce()
@@ -172,7 +172,7 @@ class ClusterRig:
             pytest.fail("the nodes of the Cluster do not get to know each other")
         bus = next(line.split()[1] for line in first.settings if line.startswith("cluster-port"))
         for node in others:
-            with Redis.from_url(node.url) as client:
+            with Redis.from_url(node.admin_url) as client:
                 client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, bus)
 
     def empty(self) -> None:
@@ -184,7 +184,7 @@ class ClusterRig:
             node.kill()
 
     def node_of(self, key: str) -> RedisProgram:
-        with Redis.from_url(self.nodes[0].url) as client:
+        with Redis.from_url(self.nodes[0].admin_url) as client:
             ranges = client.execute_command("CLUSTER", "SLOTS")
         slot = key_slot(key.encode())
         port = next(at[1] for first, last, at, *_ in ranges if first <= slot <= last)
@@ -193,7 +193,7 @@ class ClusterRig:
     def move(self, key: str, to: RedisProgram) -> None:
         """Move the slot of this key, with all keys of it."""
         source, slot = self.node_of(key), key_slot(key.encode())
-        with Redis.from_url(source.url) as giver, Redis.from_url(to.url) as taker:
+        with Redis.from_url(source.admin_url) as giver, Redis.from_url(to.admin_url) as taker:
             giver_id, taker_id = giver.execute_command("CLUSTER", "MYID"), taker.execute_command("CLUSTER", "MYID")
             taker.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", giver_id)
             giver.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", taker_id)
@@ -205,7 +205,7 @@ class ClusterRig:
                 client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", taker_id)
 
     def _whole(self, node: RedisProgram) -> bool:
-        with Redis.from_url(node.url) as client:
+        with Redis.from_url(node.admin_url) as client:
             return {b"cluster_state:ok", b"cluster_known_nodes:3", b"cluster_slots_ok:16384"} <= {
                 *client.execute_command("CLUSTER", "INFO").split()
             }

@@ -17,10 +17,20 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 START_S = 15.0
+USER = "tapewatch"
+_RIGHTS = Path(__file__).parent.parent.parent / "deploy" / "redis" / "tapewatch.acl"
+
+
+def user_line(password: str) -> str:
+    """The line of a configuration that makes the user with whose rights everything is tried."""
+    rights = [line for line in _RIGHTS.read_text().splitlines() if not line.startswith("#")]
+    return f"user {USER} on >{password} {' '.join(rights)}"
 
 
 class RedisProgram:
-    """`redis-server` with a password of its own and an append-only file, so that a killed one comes back as it was."""
+    """`redis-server` with a password of its own and an append-only file, so that a killed one comes back as it was. Its
+    user for tapewatch has the rights of ``deploy/redis/tapewatch.acl``.
+    """
 
     def __init__(
         self, folder: Path, *, tls: tuple[Path, Path] | None = None, settings: Sequence[str] = (), password: str = ""
@@ -43,10 +53,15 @@ class RedisProgram:
     def url(self) -> str:
         return self.url_of(self.password)
 
-    def url_of(self, password: str, *, host: str = "127.0.0.1") -> str:
+    @property
+    def admin_url(self) -> str:
+        """As one who may do everything."""
+        return self.url_of(self.password, user="")
+
+    def url_of(self, password: str, *, host: str = "127.0.0.1", user: str = USER) -> str:
         if self._tls is None:
-            return f"redis://:{password}@{host}:{self.port}/0"
-        return f"rediss://:{password}@{host}:{self.port}/0?ssl_ca_certs={self._tls[1]}"
+            return f"redis://{user}:{password}@{host}:{self.port}/0"
+        return f"rediss://{user}:{password}@{host}:{self.port}/0?ssl_ca_certs={self._tls[1]}"
 
     def start(self) -> None:
         ports = [f"port {self.port}"]
@@ -57,7 +72,8 @@ class RedisProgram:
         settings = [*ports, "bind 127.0.0.1", f"dir {self._folder}", 'save ""', "appendonly yes", *self.settings]
         # The password stands in a file, because a command line can be read by everybody.
         configuration = self._folder / "redis.conf"
-        configuration.write_text("\n".join([*settings, f"requirepass {self.password}", ""]))
+        people = [f"requirepass {self.password}", user_line(self.password)]
+        configuration.write_text("\n".join([*settings, *people, ""]))
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen([self.program, str(configuration)], stdout=log, stderr=log)
         self._wait_until_it_answers()
@@ -81,7 +97,7 @@ class RedisProgram:
         self._signal(signal.SIGCONT)
 
     def empty(self) -> None:
-        with Redis.from_url(self.url) as client:
+        with Redis.from_url(self.admin_url) as client:
             client.flushall()
             client.config_resetstat()
 
@@ -93,7 +109,7 @@ class RedisProgram:
         until_s = time.monotonic() + START_S
         while True:
             try:
-                with Redis.from_url(self.url) as client:
+                with Redis.from_url(self.admin_url) as client:
                     client.ping()
             except RedisError as error:
                 if time.monotonic() > until_s or (self._process is not None and self._process.poll() is not None):
