@@ -152,21 +152,23 @@ async def test_rules_are_filtered_by_state_tag_and_a_part_of_their_name(
     assert (await api.get(RULES, params={"tag": "gap", "limit": 1})).json()["total"] == 2
 
 
-async def test_rule_keeps_its_versions_after_it_was_deleted(api: httpx.AsyncClient, draft: dict[str, Any]) -> None:
+async def test_rule_has_versions_until_it_is_deleted(
+    api: httpx.AsyncClient, draft: dict[str, Any], store: SqlStore
+) -> None:
     versions = [(await api.post(RULES, json=draft | {"id": "mine"})).json()]
     versions += [(await api.put(f"{RULES}/mine", json=draft | {"name": f"N{n}"})).json() for n in range(2, 5)]
-    for deleted in (False, True):
-        if deleted:
-            await api.delete(f"{RULES}/mine")
-        page = (await api.get(f"{RULES}/mine/versions")).json()
-        assert page == {"items": versions[::-1], "total": 4}
-        page = (await api.get(f"{RULES}/mine/versions", params={"limit": 2, "offset": 1})).json()
-        assert page == {"items": [versions[2], versions[1]], "total": 4}
-        assert (await api.get(f"{RULES}/mine/versions", params={"offset": 9})).json() == {"items": [], "total": 4}
-        assert (await api.get(f"{RULES}/mine/versions/2")).json() == versions[1]
-        assert (await api.get(f"{RULES}/mine/versions/5")).status_code == 404
-    for path in ("versions", "versions/1"):
-        assert (await api.get(f"{RULES}/nope/{path}")).status_code == 404
+    page = (await api.get(f"{RULES}/mine/versions")).json()
+    assert page == {"items": versions[::-1], "total": 4}
+    page = (await api.get(f"{RULES}/mine/versions", params={"limit": 2, "offset": 1})).json()
+    assert page == {"items": [versions[2], versions[1]], "total": 4}
+    assert (await api.get(f"{RULES}/mine/versions", params={"offset": 9})).json() == {"items": [], "total": 4}
+    assert (await api.get(f"{RULES}/mine/versions/2")).json() == versions[1]
+    assert (await api.get(f"{RULES}/mine/versions/5")).status_code == 404
+    await api.delete(f"{RULES}/mine")
+    for rule_id in ("mine", "nope"):
+        for path in ("versions", "versions/1"):
+            assert (await api.get(f"{RULES}/{rule_id}/{path}")).status_code == 404
+    assert [rule.name for rule in await store.rule_versions("mine")][:2] == ["N4", "N3"]  # of which alerts tell
 
 
 async def test_rule_rolled_back_has_the_old_content_as_its_newest_version(

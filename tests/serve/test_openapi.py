@@ -130,8 +130,6 @@ async def test_schemathesis_finds_nothing_as_an_admin(
     await attack(
         *("--header", f"Authorization: {admin['Authorization']}"),
         *("--phases", phases, "--mode", mode, "--max-examples", "4"),
-        # The versions of a deleted rule can be read: alerts speak of them.
-        *("--exclude-checks", "use_after_free"),
         owner="root",
     )
     answer = await api.get("/api/v1/rules", params={"limit": 500}, headers=admin)
@@ -141,7 +139,6 @@ async def test_schemathesis_finds_nothing_as_an_admin(
 async def test_schemathesis_finds_nothing_where_there_are_no_accounts(attack: Attack, api: httpx.AsyncClient) -> None:
     await attack(
         *("--phases", "fuzzing", "--mode", "all", "--max-examples", "2"),
-        *("--exclude-checks", "use_after_free"),
         owner=LOCAL.user_id,
     )
     assert (await api.get("/api/v1/rules", params={"limit": 500})).status_code == 200

@@ -17,7 +17,7 @@ from pydantic.json_schema import SkipJsonSchema
 from tapewatch.config import RULES_A_USER
 from tapewatch.documents import Document, Identifier, Rule, RuleDraft, Text, rfc3339
 from tapewatch.engine.rules.cost import Cost
-from tapewatch.errors import Invalid, NotFound
+from tapewatch.errors import Invalid
 from tapewatch.serve.access import who
 from tapewatch.serve.api import API
 from tapewatch.serve.api.ownership import check_watchlists, own, seen
@@ -206,20 +206,15 @@ def router(services: Services) -> APIRouter:
 
     @routes.get("/{rule_id:rule_id}/versions", response_model=RuleList)
     async def list_rule_versions(request: Request, rule_id: RuleId, page: Annotated[Page, FromQuery()]) -> Response:
-        """Newest first; a deleted rule's too."""
-        versions = await store.rule_versions(rule_id, limit=page.limit, offset=page.offset)
-        newest = versions[:1] if versions and not page.offset else await store.rule_versions(rule_id, limit=1)
-        seen(who(request), newest[0])
-        items = [rule.model_dump() for rule in versions]
-        return json_response({"items": items, "total": newest[0].version})
+        """Newest first. Of a deleted rule its alerts tell (`explain_alert`)."""
+        newest = seen(who(request), await store.rule(rule_id))
+        items = [rule.model_dump() for rule in await store.rule_versions(rule_id, limit=page.limit, offset=page.offset)]
+        return json_response({"items": items, "total": newest.version})
 
     @routes.get("/{rule_id:rule_id}/versions/{version}", response_model=Rule, dependencies=[NO_QUERY])
     async def read_rule_version(request: Request, rule_id: RuleId, version: Version) -> Response:
-        wanted = await store.rule(rule_id, version)
-        (newest,) = await store.rule_versions(rule_id, limit=1)
-        if not who(request).sees(newest.owner, shared=newest.shared):
-            raise NotFound(f"there is no version {version} of a rule {rule_id}")
-        return json_response(wanted.model_dump())
+        seen(who(request), await store.rule(rule_id))
+        return json_response((await store.rule(rule_id, version)).model_dump())
 
     @routes.post(
         "/{rule_id:rule_id}/rollback",
