@@ -118,7 +118,7 @@ def test_programs_die_with_the_run_that_started_them(tmp_path: Path) -> None:
     with subprocess.Popen(python("-c", script), stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         child = psutil.Process(int(run.stdout.readline()))
-        assert child.is_running()
+        until(lambda: child.name() != "setpriv", "the child is told with whom it dies")
         run.send_signal(signal.SIGKILL)
         run.wait()
     gone, _ = psutil.wait_procs([child], timeout=10)
