@@ -100,6 +100,7 @@ def _ranking_of(n: int) -> list[Ranked]:
 
 
 async def test_no_reply_goes_to_another_command_whatever_was_cancelled(program: RedisProgram) -> None:
+    program.empty()
     random, loop = Random(86), asyncio.get_running_loop()
     hot_state, bus = RedisHotState(program.url), RedisBus(program.url)
     questions = _Questions(hot_state, bus)
