@@ -4,7 +4,7 @@
 # set-up are in .ci/setup; here is what depends on what, so that nothing is done twice.
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup web browser servers services test lint bench clean FORCE
+.PHONY: help run setup web browser servers services test lint bench lock sbom clean FORCE
 
 PORT ?= 8000
 ARGS ?=
@@ -14,7 +14,7 @@ PAGE_SOURCES := $(shell find web -type f -not -path 'web/node_modules/*' 2>/dev/
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
-	@echo "  PORT=8000 chooses the port of run; ARGS='...' goes to tapewatch or pytest"
+	@echo "  PORT=8000 chooses the port of run; ARGS='...' goes to tapewatch, pytest or uv"
 
 run: .venv/.installed ## start everything on synthetic trades and print the address of the page
 	@if .ci/setup can-build-page; then $(MAKE) --no-print-directory web; fi
@@ -42,8 +42,14 @@ services: .venv/.installed ## start Redis and TimescaleDB for development; .ci/s
 bench: .venv/.installed ## measure the project's figures
 	@.venv/bin/tapewatch bench $(ARGS)
 
+lock: .venv/.installed-dev ## bring the lock files up to pyproject.toml; ARGS=--upgrade takes the newest versions
+	@.ci/setup lock $(ARGS)
+
+sbom: .venv/.installed-dev ## write dist/sbom.json: which packages run here, and which are in the page
+	@.ci/setup sbom
+
 clean: ## remove what the other targets made; data/ and .services/ stay
-	rm -rf .venv web/node_modules src/tapewatch/serve/ui .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv dist/sbom.json web/node_modules src/tapewatch/serve/ui .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 servers: .venv/.installed
@@ -52,11 +58,11 @@ servers: .venv/.installed
 browser:
 	@$(if $(findstring not browser,$(ARGS)),,.ci/setup browser)
 
-.venv/.installed: pyproject.toml
+.venv/.installed: pyproject.toml requirements.txt
 	@.ci/setup package
 	@touch $@
 
-.venv/.installed-dev: .venv/.installed
+.venv/.installed-dev: .venv/.installed requirements-dev.txt
 	@.ci/setup dev
 	@touch $@
 
