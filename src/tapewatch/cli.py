@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import tomllib
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
@@ -14,7 +13,7 @@ from tapewatch import __version__
 from tapewatch.accounts.openid_settings import openid_settings
 from tapewatch.commands import accounts, deliveries, reference, rules
 from tapewatch.commands.backtest import backtest
-from tapewatch.commands.terminal import DataDir, JsonFlag, errors, progress, read, run
+from tapewatch.commands.terminal import DataDir, JsonFlag, StoreUrl, errors, progress, read, read_settings, run
 from tapewatch.commands.verify import verify
 from tapewatch.config import PARTITIONS, RunConfig, UpConfig, default_data_dir, scan_interval_ns, shard_of, symbols_of
 from tapewatch.errors import ConfigError, Invalid, TapewatchError
@@ -281,10 +280,7 @@ def _settings(context: typer.Context, path: Path | None) -> Path | None:
     """Options from a TOML file, such as ``bus = "redis://…"``; the command line and the environment go before it."""
     if path is None:
         return None
-    try:
-        settings = tomllib.loads(read(path).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config: {path} is not TOML: {error}") from None
+    settings = read_settings(path)
     known = {parameter.name: parameter for parameter in context.command.params}
     options: dict[str, Any] = {}
     for name, value in settings.items():
@@ -580,9 +576,7 @@ def serve_feed(
 @db_app.command("upgrade")
 def db_upgrade(
     data_dir: DataDir = None,
-    store: Annotated[
-        str | None, typer.Option(envvar="TAPEWATCH_STORE", help="A shared store, postgresql://…, instead of a folder.")
-    ] = None,
+    store: StoreUrl = None,
 ) -> None:
     """Create the store, or bring it up to this release."""
     from tapewatch.app.opening import open_store_at

@@ -5,13 +5,13 @@ environment comes first.
 """
 
 import os
-import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tapewatch.errors import ConfigError
+from tapewatch.private_files import read_private
 
 _NAMES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "alpaca": (("APCA_API_KEY_ID",), ("APCA_API_SECRET_KEY",)),
@@ -45,12 +45,8 @@ def load_credentials(provider: str, *, secrets: Path | None = None) -> Credentia
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigError(f"--secrets: others may read {path}; chmod 600 it")
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--secrets: cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):  # its text may hold a piece of a key
+        values = tomllib.loads(read_private(path, "--secrets"))
+    except tomllib.TOMLDecodeError:  # its text may hold a piece of a key
         raise ConfigError(f'--secrets: {path} is not TOML; it holds lines such as APCA_API_KEY_ID = "…"') from None
     known = {name for groups in _NAMES.values() for names in groups for name in names}
     for name, value in values.items():

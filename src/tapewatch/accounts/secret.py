@@ -6,12 +6,12 @@ Neither is never on a command line, and never shown.
 
 import os
 import secrets
-import stat
 from contextlib import suppress
 from pathlib import Path
 
 from tapewatch.accounts.tokens import Keys
 from tapewatch.errors import ConfigError
+from tapewatch.private_files import read_private
 
 VARIABLE = "TAPEWATCH_SECRET"
 CLIENT_VARIABLE = "TAPEWATCH_OIDC_SECRET"
@@ -37,7 +37,7 @@ def load_client_secret(path: Path | None) -> str | None:
     if not given:
         if path is None:
             return None
-        given = _text(path, "--oidc-secret-file")
+        given = read_private(path, "--oidc-secret-file")
     secret = given.strip()
     if not 0 < len(secret) <= _LONGEST_SECRET or not secret.isascii() or not secret.isprintable():
         raise ConfigError(f"{where} does not look like a client secret: one line of letters, digits and signs")
@@ -71,15 +71,4 @@ def _make(path: Path) -> None:
 
 
 def _read(path: Path, option: str) -> Keys:
-    return Keys.parse(_text(path, option), where=f"{option}: {path}")
-
-
-def _text(path: Path, option: str) -> str:
-    try:
-        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigError(f"{option}: others may read {path}; chmod 600 it")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{option}: cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{option}: {path} is not text") from None
+    return Keys.parse(read_private(path, option), where=f"{option}: {path}")

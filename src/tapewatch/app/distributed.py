@@ -33,6 +33,7 @@ from tapewatch.app.opening import (
 from tapewatch.app.program import (
     Server,
     allow_open_files,
+    leave_no_core,
     leave_no_ruin,
     listen,
     quieten,
@@ -92,6 +93,7 @@ T = TypeVar("T")
 
 async def run_roles(config: RunConfig, *, on_ready: Callable[[str], None]) -> None:
     """Until SIGINT or SIGTERM; `on_ready` gets a line that says what runs."""
+    leave_no_core()
     quieten()
     clock = SystemClock()
     with stopping_signals() as stop:

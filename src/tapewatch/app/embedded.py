@@ -27,7 +27,16 @@ from tapewatch.app.opening import (
     reference_of,
     senders_of,
 )
-from tapewatch.app.program import Server, allow_open_files, listen, quieten, stopping_signals, tune_process, url_of
+from tapewatch.app.program import (
+    Server,
+    allow_open_files,
+    leave_no_core,
+    listen,
+    quieten,
+    stopping_signals,
+    tune_process,
+    url_of,
+)
 from tapewatch.app.readers import Reader, Readers
 from tapewatch.app.status import EmbeddedStatus
 from tapewatch.clock import SystemClock
@@ -69,6 +78,7 @@ _ROLES_STOP_S = 6.0
 
 async def run_up(config: UpConfig, *, on_ready: Callable[[str], None]) -> None:
     """Everything in one process until SIGINT or SIGTERM; `on_ready` gets the page's address."""
+    leave_no_core()
     quieten()
     clock = SystemClock()
     with stopping_signals() as stop, listen(config.host, config.port) as listener:

@@ -64,6 +64,11 @@ def allow_open_files(clients: int) -> None:
         log.warning("not all clients may connect: raise ulimit -n", max_clients=clients, open_files=allowed)
 
 
+def leave_no_core() -> None:
+    """A process that crashes leaves no image of its memory on a disk: passwords and tokens are in it."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 class Server(uvicorn.Server):
     """uvicorn that says when it listens, and leaves signals to `run_up`: its own way ends the process before the roles
     have saved what is pending.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 
 from tapewatch.accounts.openid_settings import LONGEST_SUBJECT
-from tapewatch.commands.terminal import DataDir, JsonFlag, read, run
+from tapewatch.commands.terminal import DataDir, JsonFlag, StoreUrl, read, run
 from tapewatch.config import default_data_dir
 from tapewatch.errors import ConfigError
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:  # the store's driver waits until a command runs
 users_app = typer.Typer(help="Who may sign in.", no_args_is_help=True)
 tokens_app = typer.Typer(help="What programs show in place of a password.", no_args_is_help=True)
 
-StoreUrl = Annotated[
-    str | None, typer.Option("--store", envvar="TAPEWATCH_STORE", help="A shared store, postgresql://…, not a folder.")
-]
 PasswordFile = Annotated[
     Path | None, typer.Option("--password-file", help="A file whose first line is the password; - is standard input.")
 ]

@@ -1,6 +1,9 @@
 """What the commands share: options, files, progress bars, and running what is asynchronous."""
 
 import asyncio
+import os
+import re
+import tomllib
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,10 +13,42 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tapewatch.errors import Invalid, TapewatchError
+from tapewatch.errors import ConfigError, Invalid, TapewatchError
+from tapewatch.private_files import check_private
+
+CONFIG_VARIABLE = "TAPEWATCH_CONFIG"
+_PASSWORD = re.compile(r":[^@/]+@|password=")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The file of options of `tapewatch run`. One with a password in it must be its owner's alone."""
+    try:
+        settings = tomllib.loads(read(path).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config: {path} is not TOML: {error}") from None
+    addresses = (settings.get(name) for name in ("bus", "store", "replica"))
+    if any(isinstance(url, str) and _PASSWORD.search(url) for url in addresses):
+        check_private(path, "--config")
+    return settings
+
+
+def _store(context: typer.Context, given: str | None) -> str | None:
+    """What the processes of `tapewatch run` use, where neither the command line nor the environment names another."""
+    path = os.environ.get(CONFIG_VARIABLE)
+    if given is not None or not path or context.params.get("data_dir") is not None:
+        return given
+    store = read_settings(Path(path)).get("store")
+    return store if isinstance(store, str) else None
+
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the store is kept.")]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--store", envvar="TAPEWATCH_STORE", callback=_store, help="A shared store, postgresql://…, not a folder."
+    ),
+]
 
 errors = Console(stderr=True, highlight=False)
 
