@@ -37,7 +37,7 @@ SECRETS = {
     "ingest": {"tapewatch-config", "tapewatch-provider"},
     "gateway": {"tapewatch-config", "tapewatch-signing"},
     "api": {"tapewatch-config", "tapewatch-signing"},
-    "upgrade": {"tapewatch-config"},
+    "upgrade": {"tapewatch-owner"},
     "first-admin": {"tapewatch-config", "tapewatch-admin"},
 }
 LINES = {

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from manifests import workload
+from manifests import mounted_secrets, workload
 from servers import free_port
 
 PATIENCE_S = 30.0
@@ -36,18 +36,22 @@ cli.main()
 
 
 class Mounted:
-    """Secrets as files of their owner alone, in a folder in place of /run/secrets."""
+    """Secrets as files of their owner alone, each in a folder of its name."""
 
-    def __init__(self, folder: Path, *, bus: str, store: str) -> None:
+    def __init__(self, folder: Path, *, bus: str, stores: dict[str, str]) -> None:
+        """`stores`: the address of the store in the secret of that name."""
         self.folder = folder
         self.password = secrets.token_urlsafe(18)
         self.signing = secrets.token_hex(32)
         self.key = secrets.token_urlsafe(18)
         for name, text in {
-            "tapewatch/config.toml": f'bus = "{bus}"\nstore = "{store}"\npartitions = 1\nsymbols = 20\n',
-            "signing/secret": f"{self.signing}\n",
-            "admin/password": f"{self.password}\n",
-            "provider/keys.toml": f'APCA_API_KEY_ID = "{self.key}"\nAPCA_API_SECRET_KEY = "{self.key}"\n',
+            **{
+                f"{secret}/config.toml": f'bus = "{bus}"\nstore = "{store}"\npartitions = 1\nsymbols = 20\n'
+                for secret, store in stores.items()
+            },
+            "tapewatch-signing/secret": f"{self.signing}\n",
+            "tapewatch-admin/password": f"{self.password}\n",
+            "tapewatch-provider/keys.toml": f'APCA_API_KEY_ID = "{self.key}"\nAPCA_API_SECRET_KEY = "{self.key}"\n',
         }.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,16 +61,19 @@ class Mounted:
     def command(self, name: str) -> tuple[list[str], dict[str, str]]:
         """Arguments and environment of a workload's container."""
         container = workload(name)
-        own = {variable["name"]: self._here(variable["value"]) for variable in container["env"]}
+        places = {there: self.folder / secret for there, secret in mounted_secrets(name).items()}
+
+        def here(word: str) -> str:
+            there, slash, file = word.rpartition("/")
+            return f"{places[there]}/{file}" if slash and there in places else word
+
+        own = {variable["name"]: here(variable["value"]) for variable in container["env"]}
         if "TAPEWATCH_HOST" in own:
             own |= {"TAPEWATCH_HOST": "127.0.0.1", "TAPEWATCH_PORT": "0", "TAPEWATCH_PROBE_PORT": str(free_port())}
         own |= {"TAPEWATCH_DATA_DIR": str(self.folder / "data"), "PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1"}
         if "PYTHONPATH" in os.environ:
             own["PYTHONPATH"] = os.environ["PYTHONPATH"]
-        return [self._here(word) for word in container["args"]], own
-
-    def _here(self, word: str) -> str:
-        return word.replace("/run/secrets", str(self.folder))
+        return [here(word) for word in container["args"]], own
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +81,8 @@ def mounted(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """The files, and what is planted in them. The store was upgraded and the first account made as the jobs do it."""
     servers.redis.empty()
     name = asyncio.run(servers.postgres.new_database())
-    files = Mounted(tmp_path_factory.mktemp("secrets"), bus=servers.redis.url, store=servers.postgres.url_of(name))
+    stores = {"tapewatch-owner": servers.postgres.url_of(name), "tapewatch-config": servers.postgres.app_url_of(name)}
+    files = Mounted(tmp_path_factory.mktemp("secrets"), bus=servers.redis.url, stores=stores)
     planted = {files.password, files.signing, files.key, servers.redis.password, servers.postgres.password}
     for job, says in (("upgrade", "the store at --store is up to date"), ("first-admin", "may sign in, as admin")):
         arguments, environment = files.command(job)

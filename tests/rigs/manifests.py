@@ -42,11 +42,20 @@ def containers(pod: Document) -> list[Document]:
 
 def workload(name: str) -> Document:
     """The one container of a workload, of whatever kind."""
-    (found,) = [
-        each
-        for document in documents()
-        if document["metadata"]["name"] == name
-        for _, pod in pods(document)
-        for each in containers(pod)
-    ]
+    (found,) = containers(_pod(name))
+    return found
+
+
+def mounted_secrets(name: str) -> dict[str, str]:
+    """By folder in the container of a workload, the secret whose files are there."""
+    volumes = {volume["name"]: volume["secret"]["secretName"] for volume in _pod(name)["volumes"] if "secret" in volume}
+    return {
+        mount["mountPath"]: volumes[mount["name"]]
+        for mount in workload(name)["volumeMounts"]
+        if mount["name"] in volumes
+    }
+
+
+def _pod(name: str) -> Document:
+    (found,) = [pod for document in documents() if document["metadata"]["name"] == name for _, pod in pods(document)]
     return found
