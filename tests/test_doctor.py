@@ -1,15 +1,19 @@
 """The doctor: what it finds on a machine that lacks something."""
 
+import json
 import shutil
 import socket
 import sqlite3
+import sys
 from collections import namedtuple
 from datetime import date
 from pathlib import Path
 
 import pytest
+from servers import free_port
 
 from tapewatch import doctor
+from tapewatch.cli import main
 
 
 def store(path: Path, revision: str | None) -> Path:
@@ -42,6 +46,30 @@ def test_every_check_has_a_name_of_its_own_and_says_something(tmp_path: Path) ->
     assert all(finding.says and "\n" not in finding.says for finding in findings)
     assert all(finding.ok for finding in findings if finding.check not in {"page", "disk", "port"}), findings
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("where", ["config", "environment", "command line"])
+def test_servers_are_asked_wherever_their_addresses_stand(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bus, store = f"redis://127.0.0.1:{free_port()}/0", f"postgresql://u@127.0.0.1:{free_port()}/d"
+    words = ["doctor", "--json"]
+    if where == "config":
+        (tmp_path / "config.toml").write_text(f'bus = "{bus}"\nstore = "{store}"\npartitions = 4\n')
+        monkeypatch.setenv("TAPEWATCH_CONFIG", str(tmp_path / "config.toml"))
+    elif where == "environment":
+        monkeypatch.setenv("TAPEWATCH_BUS", bus)
+        monkeypatch.setenv("TAPEWATCH_STORE", store)
+    else:
+        words += ["--bus", bus, "--store", store]
+    monkeypatch.setenv("TAPEWATCH_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(sys, "argv", ["tapewatch", *words])
+    with pytest.raises(SystemExit):
+        main()
+    said = {each["check"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
+    for check in ("bus", "shared store"):
+        assert not said[check]["ok"]
+        assert "127.0.0.1" in said[check]["says"]
 
 
 def test_check_that_breaks_is_a_finding() -> None:

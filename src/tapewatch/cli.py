@@ -13,7 +13,7 @@ from tapewatch import __version__
 from tapewatch.accounts.openid_settings import openid_settings
 from tapewatch.commands import accounts, deliveries, reference, rules
 from tapewatch.commands.backtest import backtest
-from tapewatch.commands.terminal import DataDir, JsonFlag, StoreUrl, errors, progress, read, read_settings, run
+from tapewatch.commands.terminal import BusUrl, DataDir, JsonFlag, StoreUrl, errors, progress, read, read_settings, run
 from tapewatch.commands.verify import verify
 from tapewatch.config import PARTITIONS, RunConfig, UpConfig, default_data_dir, scan_interval_ns, shard_of, symbols_of
 from tapewatch.errors import ConfigError, Invalid, TapewatchError
@@ -592,11 +592,11 @@ def db_upgrade(
 
 
 @app.command()
-def doctor(data_dir: DataDir = None, as_json: JsonFlag = False) -> None:
-    """Check this machine and say what to mend."""
+def doctor(data_dir: DataDir = None, bus: BusUrl = None, store: StoreUrl = None, as_json: JsonFlag = False) -> None:
+    """Check this machine and the servers, and say what to mend."""
     from tapewatch.doctor import examine
 
-    findings = examine(data_dir or default_data_dir())
+    findings = examine(data_dir or default_data_dir(), bus=bus, store=store)
     if as_json:
         print(json.dumps({"findings": [{"check": f.check, "ok": f.ok, "says": f.says} for f in findings]}))
     else:

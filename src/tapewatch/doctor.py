@@ -42,8 +42,10 @@ class Finding:
     says: str
 
 
-def examine(data_dir: Path) -> list[Finding]:
-    """All checks. `data_dir` is where the store is kept; it need not exist yet."""
+def examine(data_dir: Path, *, bus: str | None = None, store: str | None = None) -> list[Finding]:
+    """All checks. `data_dir` is where the store is kept; it need not exist yet. `bus` and `store` are the addresses of
+    servers, where there are some.
+    """
     checks: list[tuple[str, Callable[[], tuple[bool, str]]]] = [
         ("Python", check_python),
         ("numpy", lambda: check_library("numpy")),
@@ -58,7 +60,6 @@ def examine(data_dir: Path) -> list[Finding]:
         ("store", lambda: check_store(data_dir / "tapewatch.db")),
         ("port", lambda: check_port(UpConfig(data_dir=data_dir).port)),
     ]
-    bus, store = os.environ.get("TAPEWATCH_BUS"), os.environ.get("TAPEWATCH_STORE")
     if bus:
         checks.append(("bus", lambda: check_bus(bus)))
     if store:

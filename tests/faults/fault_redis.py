@@ -153,7 +153,7 @@ class RedisNode:
 
 
 class SentinelSet:
-    """A master, two replicas and three sentinels that take the master for dead after half a second."""
+    """A master, two replicas and three sentinels that take the master for dead after a second."""
 
     def __init__(self, folder: Path, *, settings: Sequence[str] = (), inside: Namespace | None = None) -> None:
         """`settings` of all three nodes, such as ``min-replicas-to-write 1``. The master and one sentinel may be inside
@@ -185,7 +185,7 @@ class SentinelSet:
                 f"sentinel announce-ip {host}",
                 f"sentinel monitor {MASTER} {there} {first.port} 2",
                 f"sentinel auth-pass {MASTER} {self.password}",
-                f"sentinel down-after-milliseconds {MASTER} 500",
+                f"sentinel down-after-milliseconds {MASTER} 1000",
                 f"sentinel failover-timeout {MASTER} 3000",
                 f"sentinel parallel-syncs {MASTER} 1",
             ]

@@ -12,6 +12,7 @@ import pytest
 
 from tapewatch.adapters.memory import MemoryBus
 from tapewatch.adapters.sql import SqlStore
+from tapewatch.clock import SystemClock
 from tapewatch.contracts.samples import make_security
 from tapewatch.documents import Alert, rfc3339
 from tapewatch.engine.board import BoardRows
@@ -253,6 +254,32 @@ async def test_board_view_follows_the_bus_from_the_newest_on(
     assert board.of("E") is None
     assert math.isnan(board.some_of("E", ("price",))["price"])
     assert board.column("no_metric")[0] == []
+    following.cancel()
+
+
+async def test_board_view_is_caught_up_with_the_boards_that_are_kept_and_without_any(
+    bus: MemoryBus, make_board: MakeBoard
+) -> None:
+    await bus.publish("board:1", make_board("A"))
+    board = BoardView(SystemClock())
+    assert not board.caught_up
+    asking = asyncio.Event()
+    newest = bus.newest
+
+    async def slowly(stream: str, limit: int) -> Any:
+        if stream == "board:0":
+            await asking.wait()
+        return await newest(stream, limit)
+
+    bus.newest = slowly  # type: ignore[method-assign]
+    following = asyncio.create_task(board.follow(bus, 2))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert (board.symbols(), board.caught_up) == (("A",), False)
+    asking.set()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert board.caught_up
     following.cancel()
 
 

@@ -238,8 +238,10 @@ class ProcessStatus:
         """Whether the role does its work, and what it is at."""
         ownership = self._process.ownerships[role]
         if role == "api":
-            seen = self._process.board.as_of() is not None
-            return seen, "running" if seen else "waiting for the first board"
+            board = self._process.board
+            if not board.caught_up:
+                return False, "reading the newest boards"
+            return True, "running" if board.as_of() else "no scanner has shown a board yet"
         if role == "gateway":
             return True, "running"
         if ownership.slot is None:
@@ -300,7 +302,7 @@ class ProcessStatus:
         trouble = feed_trouble(feed)
         if feed["state"] in {"lost", "refused"}:
             state = feed["state"]
-        elif not live:
+        elif not live or self._process.board.as_of() is None:
             state = "starting"
         elif feed["age_s"] is not None and feed["age_s"] > STALE_S:
             state = "stale"

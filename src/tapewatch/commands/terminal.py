@@ -32,13 +32,13 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _store(context: typer.Context, given: str | None) -> str | None:
+def _address(context: typer.Context, parameter: typer.CallbackParam, given: str | None) -> str | None:
     """What the processes of `tapewatch run` use, where neither the command line nor the environment names another."""
     path = os.environ.get(CONFIG_VARIABLE)
     if given is not None or not path or context.params.get("data_dir") is not None:
         return given
-    store = read_settings(Path(path)).get("store")
-    return store if isinstance(store, str) else None
+    address = read_settings(Path(path)).get(parameter.name or "")
+    return address if isinstance(address, str) else None
 
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -46,8 +46,11 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the stor
 StoreUrl = Annotated[
     str | None,
     typer.Option(
-        "--store", envvar="TAPEWATCH_STORE", callback=_store, help="A shared store, postgresql://…, not a folder."
+        "--store", envvar="TAPEWATCH_STORE", callback=_address, help="A shared store, postgresql://…, not a folder."
     ),
+]
+BusUrl = Annotated[
+    str | None, typer.Option("--bus", envvar="TAPEWATCH_BUS", callback=_address, help="A shared Redis, redis://…")
 ]
 
 errors = Console(stderr=True, highlight=False)

@@ -10,8 +10,8 @@ import numpy as np
 from tapewatch.engine.board import BoardRows
 from tapewatch.engine.columns import F64
 from tapewatch.engine.toplists import MARKS, marks
-from tapewatch.patience import read_on
-from tapewatch.ports import Bus, Clock
+from tapewatch.patience import patiently, read_on
+from tapewatch.ports import Bus, Clock, Entry
 
 
 class SymbolView(NamedTuple):
@@ -35,18 +35,33 @@ class BoardView:
         """By partition, where the board's metrics stand."""
         self._place: dict[str, tuple[int, int]] = {}
         self._sorted: tuple[str, ...] | None = None
+        self._unread: set[int] | None = None
+        """Partitions whose newest board was not asked for yet; None before `follow`."""
+
+    @property
+    def caught_up(self) -> bool:
+        """What the bus keeps is shown: of each partition the newest board, if there is one."""
+        return self._unread is not None and not self._unread
 
     async def follow(self, bus: Bus, partitions: int) -> None:
         """Read ``board:{p}`` of partitions 0 to `partitions` - 1 until the bus closes."""
+        self._unread = set(range(partitions))
         async with asyncio.TaskGroup() as tasks:
             for partition in range(partitions):
                 tasks.create_task(self._follow(bus, partition), name=f"board view {partition}")
 
     async def _follow(self, bus: Bus, partition: int) -> None:
-        where = "board_view.read"
-        async for _, entry in read_on(bus, f"board:{partition}", clock=self._clock, where=where, newest_only=True):
-            if isinstance(entry, BoardRows):
-                self.show(partition, entry)
+        stream, where = f"board:{partition}", "board_view.read"
+        for _, entry in await patiently(lambda: bus.newest(stream, 1), clock=self._clock, where=where):
+            self._take(partition, entry)
+        if self._unread is not None:
+            self._unread.discard(partition)
+        async for _, entry in read_on(bus, stream, clock=self._clock, where=where, newest_only=True):
+            self._take(partition, entry)
+
+    def _take(self, partition: int, entry: Entry) -> None:
+        if isinstance(entry, BoardRows):
+            self.show(partition, entry)
 
     def show(self, partition: int, rows: BoardRows) -> None:
         """Replace the partition's board."""
