@@ -155,6 +155,34 @@ async def test_filters_know_exchanges_sectors_and_watchlists(
     assert [[row["symbol"] for row in data["rankings"]] for data in found] == [["A"], ["D", "B", "C"], ["C"]]
 
 
+async def test_list_over_another_s_watchlist_is_empty_while_that_is_not_shared(
+    running: Any, bus: Any, hot: Any, clock: Any, open_ns: int, store: SqlStore
+) -> None:
+    theirs = make_watchlist("theirs", symbols=["B"], owner="bob")
+    await store.save_watchlist(theirs.model_copy(update={"shared": True}))
+    for toplist_id, owner in (("a", "ann"), ("b", "bob")):
+        filters = Filters(when="symbol in watchlist theirs")
+        await store.save_toplist(make_toplist(toplist_id, owner=owner, filters=filters))
+    notices = bus.listen("toplists.updated")
+    role = ToplistsRole(bus=bus, hot=hot, clock=clock, store=store)
+    lists = role._users
+    assert lists is not None
+
+    async def shown(second: int) -> dict[str, list[str]]:
+        await bus.publish("board:0", board({"A": 2.0, "B": 1.0}, ts_ns=open_ns + second * SECOND_NS))
+        told_ = [await told(notices) for _ in range(2)]
+        return {data["toplist_id"]: [row["symbol"] for row in data["rankings"]] for data in told_}
+
+    async with running(role):
+        await known(hot, config_key("b"))
+        assert await shown(0) == {"a": ["B"], "b": ["B"]}
+        for second, shared in enumerate((False, True), start=1):
+            known_ = await store.watchlist("theirs")
+            await store.save_watchlist(known_.model_copy(update={"shared": shared, "version": known_.version + 1}))
+            await lists._look()
+            assert await shown(second) == {"a": ["B"] if shared else [], "b": ["B"]}
+
+
 async def test_events_tell_who_entered_left_and_jumped(
     running: Any, bus: Any, hot: Any, clock: Any, open_ns: int, store: SqlStore
 ) -> None:

@@ -5,15 +5,17 @@ It reads the store and never writes to it. What it keeps in hot state is a copy 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 import msgspec
 
+from tapewatch.documents import Watchlist
 from tapewatch.engine.board import BoardRows
-from tapewatch.engine.rules.tree import Attribute, walk
-from tapewatch.engine.toplists import Surroundings, UserRankings, list_events
+from tapewatch.engine.rules.tree import Attribute, InWatchlist, walk
+from tapewatch.engine.toplists import RankedBy, Surroundings, UserRankings, list_events
 from tapewatch.errors import NotFound, Unavailable
 from tapewatch.patience import patiently
 from tapewatch.ports import Bus, Clock, HotState, Ranked, Store
@@ -34,6 +36,9 @@ _CONFIG_AGAIN = 240
 _LABELS_AGAIN = 120
 """So it is with what the reference data say of symbols."""
 
+_NOTHING = InWatchlist("")
+"""True for no symbol."""
+
 T = TypeVar("T")
 
 
@@ -44,6 +49,14 @@ def ranking_key(toplist: Toplist) -> str:
 
 def config_key(toplist_id: str) -> str:
     return f"toplist:config:{toplist_id}"
+
+
+def _as_owner_may(toplist: Toplist, watchlists: Mapping[str, Watchlist]) -> RankedBy:
+    """What it ranks; nothing while it names a watchlist of another's that is not shared any more."""
+    named = [watchlists[name] for name in toplist.watchlists if name in watchlists]
+    if all(watchlist.shared or watchlist.owner == toplist.owner for watchlist in named):
+        return toplist.ranked_by
+    return replace(toplist.ranked_by, where=_NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +77,7 @@ class UserToplists:
         self._looks = 0
         self._lists: tuple[Toplist, ...] = ()
         self._around = Surroundings()
+        self._ranked_by: list[RankedBy] = []
         self._known = _Known((), UserRankings(()), ())
         self._before: dict[str, tuple[int, tuple[str, ...]]] = {}
         """Of each list that tells events: its version, and the symbols that it showed last."""
@@ -97,11 +111,13 @@ class UserToplists:
             if changed:
                 await self._take(tuple(one for one in await self._ask(self._store.toplists) if one.enabled))
                 self._number = number
-            around = await self._surroundings()
-            if changed or around != self._around:
-                self._around = around
+            watchlists = await self._watchlists()
+            around = await self._surroundings({name: frozenset(found.symbols) for name, found in watchlists.items()})
+            ranked_by = [_as_owner_may(one, watchlists) for one in self._lists]
+            if changed or around != self._around or ranked_by != self._ranked_by:
+                self._around, self._ranked_by = around, ranked_by
                 reads = dict.fromkeys(name for one in self._lists for name in one.reads)
-                rankings = UserRankings([one.ranked_by for one in self._lists], around)
+                rankings = UserRankings(ranked_by, around)
                 self._known = _Known(self._lists, rankings, tuple(reads))
             if changed or self._looks % _CONFIG_AGAIN == 0:
                 await self._show_configs()
@@ -121,7 +137,15 @@ class UserToplists:
         except Unavailable:  # it expires by itself
             ERRORS_TOTAL.labels(where="toplists.hot").inc()
 
-    async def _surroundings(self) -> Surroundings:
+    async def _watchlists(self) -> dict[str, Watchlist]:
+        """By id, those that the lists name and that are there."""
+        found: dict[str, Watchlist] = {}
+        for watchlist_id in dict.fromkeys(name for one in self._lists for name in one.watchlists):
+            with suppress(NotFound):
+                found[watchlist_id] = await self._ask(partial(self._store.watchlist, watchlist_id))
+        return found
+
+    async def _surroundings(self, watchlists: Mapping[str, frozenset[str]]) -> Surroundings:
         """What the lists ask for beside the board, as far as they ask."""
         wheres = [one.ranked_by.where for one in self._lists]
         attributes = {
@@ -139,13 +163,6 @@ class UserToplists:
             labels = {
                 name: {one.symbol: text for one in securities if (text := getattr(one, name))} for name in attributes
             }
-        watchlists: dict[str, frozenset[str]] = {}
-        for watchlist_id in dict.fromkeys(name for one in self._lists for name in one.watchlists):
-            try:
-                found = await self._ask(partial(self._store.watchlist, watchlist_id))
-            except NotFound:
-                continue
-            watchlists[watchlist_id] = frozenset(found.symbols)
         return Surroundings(labels=labels, watchlists=watchlists)
 
     async def _show_configs(self) -> None:
