@@ -33,7 +33,7 @@ class DryRuns:
     async def __call__(self, rules: list[Rule]) -> DryRunReport:
         """What the one rule would have done. When this is cancelled, the process ends."""
         (owner,) = {rule.owner for rule in rules}
-        lists = [known for known in await self._store.watchlists() if known.shared or known.owner == owner]
+        lists = [known for known in await self._store.watchlists() if known.may_be_named_by(owner)]
         spawning = multiprocessing.get_context("spawn")
         here, there = spawning.Pipe(duplex=False)
         process = spawning.Process(

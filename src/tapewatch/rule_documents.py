@@ -183,6 +183,10 @@ class Watchlist(WatchlistDraft):
     created_at: str = ""
     updated_at: str = ""
 
+    def may_be_named_by(self, owner: str) -> bool:
+        """By rules and toplists of that owner: it counts who owns them, whoever changes them."""
+        return self.shared or self.owner == owner
+
     def written(self) -> str:
         """The list as a rule file holds it."""
         return texts.format_watchlist(
@@ -202,7 +206,7 @@ def ruleset(
     specs: list[RuleSpec] = []
     for spec in (rule.spec() for rule in rules if rule.enabled):
         named = [known[name] for name in named_watchlists(*spec.conditions) if name in known]
-        if all(watchlist.shared or watchlist.owner == spec.owner for watchlist in named):
+        if all(watchlist.may_be_named_by(spec.owner) for watchlist in named):
             specs.append(spec)
             lists |= {watchlist.id: frozenset(watchlist.symbols) for watchlist in named if watchlist.id not in lists}
     return Ruleset(number=number, rules=tuple(specs), watchlists=lists, shown=tuple(sorted(set(shown))))

@@ -54,7 +54,7 @@ def config_key(toplist_id: str) -> str:
 def _as_owner_may(toplist: Toplist, watchlists: Mapping[str, Watchlist]) -> RankedBy:
     """What it ranks; nothing while it names a watchlist of another's that is not shared any more."""
     named = [watchlists[name] for name in toplist.watchlists if name in watchlists]
-    if all(watchlist.shared or watchlist.owner == toplist.owner for watchlist in named):
+    if all(watchlist.may_be_named_by(toplist.owner) for watchlist in named):
         return toplist.ranked_by
     return replace(toplist.ranked_by, where=_NOTHING)
 

@@ -41,12 +41,12 @@ def _missing(document: Rule | Watchlist | Toplist | Channel | Subscription) -> N
 
 
 async def sees_watchlist(store: Store, owner: str, watchlist_id: str) -> bool:
-    """Whether a rule of that owner may name the list: it counts who owns the rule, whoever changes it."""
+    """Whether there is such a list, and rules of that owner may name it."""
     try:
         watchlist = await store.watchlist(watchlist_id)
     except NotFound:
         return False
-    return watchlist.shared or watchlist.owner == owner
+    return watchlist.may_be_named_by(owner)
 
 
 async def check_watchlists(store: Store, rule: Rule, draft: RuleDraft | None = None) -> None:
