@@ -61,12 +61,11 @@ async def publish(bus: Bus, stream: str, entry: Entry, *, clock: Clock, where: s
 
 
 async def read_on(
-    bus: Bus, stream: str, *, clock: Clock, where: str, newest_only: bool = False
+    bus: Bus, stream: str, *, clock: Clock, where: str, after: Position | None = None, newest_only: bool = False
 ) -> AsyncIterator[tuple[Position, Entry]]:
-    """Everything retained and then live, until the bus closes. Entries lost to trimming are counted and skipped; with
-    `newest_only` that is how it should be.
+    """What follows `after` (None: everything retained), then live, until the bus closes. Entries lost to trimming are
+    counted and skipped; with `newest_only` that is how it should be.
     """
-    after: Position | None = None
     wait_s = FIRST_WAIT_S
     while True:
         try:

@@ -260,6 +260,7 @@ async def test_board_view_follows_the_bus_from_the_newest_on(
 async def test_board_view_is_caught_up_with_the_boards_that_are_kept_and_without_any(
     bus: MemoryBus, make_board: MakeBoard
 ) -> None:
+    await bus.publish("board:1", make_board("OLD"))
     await bus.publish("board:1", make_board("A"))
     board = BoardView(SystemClock())
     assert not board.caught_up
@@ -280,6 +281,7 @@ async def test_board_view_is_caught_up_with_the_boards_that_are_kept_and_without
     for _ in range(10):
         await asyncio.sleep(0)
     assert board.caught_up
+    assert board.version == 1  # the older one that is kept too was never shown
     following.cancel()
 
 

@@ -35,13 +35,13 @@ class BoardView:
         """By partition, where the board's metrics stand."""
         self._place: dict[str, tuple[int, int]] = {}
         self._sorted: tuple[str, ...] | None = None
-        self._unread: set[int] | None = None
-        """Partitions whose newest board was not asked for yet; None before `follow`."""
+        self._unread = {0}
+        """Partitions whose newest board was not asked for yet; there is one at least."""
 
     @property
     def caught_up(self) -> bool:
         """What the bus keeps is shown: of each partition the newest board, if there is one."""
-        return self._unread is not None and not self._unread
+        return not self._unread
 
     async def follow(self, bus: Bus, partitions: int) -> None:
         """Read ``board:{p}`` of partitions 0 to `partitions` - 1 until the bus closes."""
@@ -52,11 +52,12 @@ class BoardView:
 
     async def _follow(self, bus: Bus, partition: int) -> None:
         stream, where = f"board:{partition}", "board_view.read"
-        for _, entry in await patiently(lambda: bus.newest(stream, 1), clock=self._clock, where=where):
+        kept = await patiently(lambda: bus.newest(stream, 1), clock=self._clock, where=where)
+        for _, entry in kept:
             self._take(partition, entry)
-        if self._unread is not None:
-            self._unread.discard(partition)
-        async for _, entry in read_on(bus, stream, clock=self._clock, where=where, newest_only=True):
+        self._unread.discard(partition)
+        after = kept[-1][0] if kept else None
+        async for _, entry in read_on(bus, stream, clock=self._clock, where=where, after=after, newest_only=True):
             self._take(partition, entry)
 
     def _take(self, partition: int, entry: Entry) -> None:
